@@ -1,4 +1,4 @@
-//! A gate over a service that answers at once, and the requests that are measured: what the benchmarks share.
+//! A gate over operations whose answers are fixed, and the requests that are measured: what the benchmarks share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,10 @@ use http::Method;
 use snapgate::gate::Config;
 use snapgate::gate::*;
 use snapgate::model::*;
-use snapgate::operations::*;
+use snapgate::operations::memory_operations::FixedAnswers;
+use snapgate::operations::memory_operations::MemoryOperations;
+use snapgate::operations::memory_operations::full_capability;
+use snapgate::operations::memory_operations::sample_backup;
 use snapgate::runtime::Clock;
 use snapgate::runtime::ManualClock;
 use snapgate::telemetry::Metrics;
@@ -26,149 +29,20 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Password of the one caller.
 const PASSWORD: &str = "correct horse battery staple";
 
-/// Holds one backup for whatever is asked, and accepts every change without storing it.
-#[derive(Debug)]
-struct Instant;
-
-fn backup(id: &BackupId) -> Backup {
-    Backup {
-        id: id.clone(),
-        identity: Identity::new(format!("{id}@1")),
-        name: BackupName::new("web01_20261127").unwrap(),
-        description: Some(Description::new("before the upgrade").unwrap()),
-        kind: Some(BackupKind::Full),
-        created: Timestamp::from_millis(1_764_200_000_000),
-        tags: vec![Tag::new("nightly").unwrap(), Tag::new("keep").unwrap()],
-        state: BackupState::Available,
-        size: Some(4_294_967_296),
-        protected: false,
-    }
-}
-
-fn capability() -> Arc<Capability> {
-    let able = VerbCapability {
-        recovery: Recovery::ReplaySafe,
-        settle: Duration::ZERO,
-        cancel: false,
-        progress: true,
-    };
-    Arc::new(Capability {
-        kind: "instant",
-        create: Some(able),
-        update: Some(able),
-        delete: Some(able),
-        restore: Some(able),
-        kinds: &[BackupKind::Full],
-        restore_options: &[],
-        online: true,
-        memory: false,
-        consistent: true,
+/// Answers that do not depend on what is asked, so that the gate alone is measured.
+fn operations() -> MemoryOperations {
+    let name = BackupName::new("web01_20261127").unwrap();
+    MemoryOperations::with_fixed_answers(FixedAnswers {
+        backup: Backup {
+            description: Some(Description::new("before the upgrade").unwrap()),
+            created: Timestamp::from_millis(1_764_200_000_000),
+            tags: vec![Tag::new("nightly").unwrap(), Tag::new("keep").unwrap()],
+            size: Some(4_294_967_296),
+            ..sample_backup(BackupId::new("b1").unwrap(), name)
+        },
+        capability: Arc::new(full_capability()),
+        accepted_at: Timestamp::from_millis(1_764_200_000_000),
     })
-}
-
-#[async_trait]
-impl OperationsApi for Instant {
-    fn capability(&self, _: &BackendName) -> Option<Arc<Capability>> {
-        Some(capability())
-    }
-
-    async fn vm(&self, _: &BackendName, vm: &VmId, _: Deadline) -> Result<Vm, Fault> {
-        Ok(Vm {
-            id: vm.clone(),
-            name: "web".to_owned(),
-            description: None,
-            run_state: Some(RunState::Started),
-        })
-    }
-
-    async fn backups(
-        &self,
-        _: &BackendName,
-        _: &VmId,
-        _: &Page,
-        _: Deadline,
-    ) -> Result<BackupPage, Fault> {
-        Ok(BackupPage {
-            backups: vec![backup(&BackupId::new("b1").unwrap())],
-            more: false,
-        })
-    }
-
-    async fn backup(&self, _: &BackendName, target: &Target, _: Deadline) -> Result<Backup, Fault> {
-        Ok(backup(&target.backup))
-    }
-
-    fn reserve(&self) -> OperationSeq {
-        OperationSeq::new(1).unwrap()
-    }
-
-    fn mint_backup_id(
-        &self,
-        _: &BackendName,
-        _: &NewBackup,
-        seq: OperationSeq,
-    ) -> Result<BackupId, Fault> {
-        Ok(BackupId::new(&format!("new-{seq}")).unwrap())
-    }
-
-    async fn replay(
-        &self,
-        _: &PrincipalName,
-        _: &KeyScope,
-        _: &IdempotencyKey,
-        _: Fingerprint,
-    ) -> Result<Replay, StoreFault> {
-        Ok(Replay::Unused)
-    }
-
-    async fn accept(
-        &self,
-        permit: Permit,
-        submission: Submission,
-    ) -> Result<Accepted, AcceptError> {
-        Ok(Accepted::New(Arc::new(Operation {
-            preconditions: submission.preconditions,
-            note: submission.note,
-            idempotency: submission.idempotency,
-            ..Operation::accepted(
-                submission.seq,
-                permit.principal().name.clone(),
-                submission.request,
-                permit.backend().clone(),
-                submission.intent,
-                Timestamp::from_millis(1_764_200_000_000),
-            )
-        })))
-    }
-
-    async fn operation(&self, _: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        Ok(None)
-    }
-
-    async fn list(&self, _: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
-        Ok(Vec::new())
-    }
-
-    async fn wait(
-        &self,
-        _: OperationSeq,
-        _: WaitFor,
-        _: Deadline,
-    ) -> Result<Option<Arc<Operation>>, StoreFault> {
-        Ok(None)
-    }
-
-    async fn cancel(
-        &self,
-        _: OperationSeq,
-        _: Option<Revision>,
-    ) -> Result<Arc<Operation>, CancelError> {
-        Err(CancelError::NoSuchOperation)
-    }
-
-    fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 /// A body in memory.
@@ -203,6 +77,7 @@ fn config(grants: usize) -> Config {
     };
     Config {
         public_url: PublicUrl::new("http://127.0.0.1:8080").unwrap(),
+        allowed_origins: Vec::new(),
         specification: Specification::default(),
         trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {
@@ -287,7 +162,7 @@ impl Rig {
         Self {
             gate: Gate::new(
                 config(grants),
-                Arc::new(Instant),
+                Arc::new(operations()),
                 clock,
                 metrics.clone(),
                 shared,

@@ -5,3 +5,7 @@
 mod inputs;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| inputs::feed("listener", data));
+
+libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| {
+    inputs::mutation::requests(data, size, max, seed, libfuzzer_sys::fuzzer_mutate)
+});

@@ -3,13 +3,19 @@
 //! Compiled twice: into the fuzz targets of this folder, and into the ordinary tests, which feed every file of
 //! `fuzz/corpus/` through the same functions.
 
+mod answers;
+mod client_of_answers;
 mod configuration;
+mod gateway;
 mod headers;
 mod invariants;
 mod issuer;
 mod listener;
+pub(crate) mod mutation;
 mod passing;
+pub(crate) mod reference_answer;
 pub(crate) mod reference_http1;
+pub(crate) mod reference_http2;
 mod request;
 mod requests;
 mod settings;
@@ -22,6 +28,7 @@ pub(crate) type Input = fn(&[u8]);
 /// Every kind of input: the name of its fuzz target and of its folder in `corpus/`.
 pub(crate) const INPUTS: &[(&str, Input)] = &[
     ("accept", headers::accept),
+    ("answers", answers::answers),
     ("basic", headers::basic),
     ("bodies", requests::bodies),
     ("config", configuration::config),

@@ -78,12 +78,5 @@ allow = ["user:reader"]
 client_authorization = "keep"
 "#;
 
-/// What a VM manager says and no client may read.
-pub(crate) const PRIVATE: &str = "no file /srv/private";
-
-/// The same as a text for callers, which the gate must hide.
-pub(crate) fn private_text() -> snapgate::model::PublicText {
-    snapgate::public_text!("There is {PRIVATE}.")
-}
 /// The name of the backend, which no client may read either.
 pub(crate) const BACKEND: &str = "hidden-backend";

@@ -1,12 +1,9 @@
 //! A gate over a service in memory, the same at the beginning of every input.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::OnceLock;
 
-use async_trait::async_trait;
 use snapgate::config;
 use snapgate::gate;
 use snapgate::gate::Gate;
@@ -16,7 +13,11 @@ use snapgate::gate::PassThrough;
 use snapgate::gate::ProcessState;
 use snapgate::gate::RequestHead;
 use snapgate::model::*;
-use snapgate::operations::*;
+use snapgate::operations::OperationsApi;
+use snapgate::operations::Submission;
+use snapgate::operations::memory_operations::MemoryOperations;
+use snapgate::operations::memory_operations::MemoryState;
+use snapgate::operations::memory_operations::sample_backup;
 use snapgate::runtime::ManualClock;
 use snapgate::telemetry::Metrics;
 
@@ -28,7 +29,6 @@ use super::settings::BACKEND;
 use super::settings::ROUTES;
 use super::settings::SETTINGS;
 use super::settings::TOKENS;
-use super::settings::private_text;
 
 /// What became of one request.
 #[derive(Debug)]
@@ -83,8 +83,8 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
     }
     /// Costs much to make, and decides nothing.
     static METRICS: OnceLock<Metrics> = OnceLock::new();
-    let memory = Arc::new(Memory::new());
-    let service: Arc<dyn OperationsApi> = Arc::<Memory>::clone(&memory);
+    let memory = Arc::new(MemoryOperations::new(state()));
+    let service: Arc<dyn OperationsApi> = Arc::<MemoryOperations>::clone(&memory);
     let gate = Gate::new(
         config,
         service,
@@ -102,7 +102,7 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
     };
     let mut body = Sent::new(request.body.clone());
     let decision = RUNTIME.with_borrow(|runtime| runtime.block_on(gate.handle(head, &mut body)));
-    let state = memory.0.lock().unwrap();
+    let state = memory.state();
     let reads = body.reads.into_inner().unwrap();
     match decision {
         GateDecision::PassThrough(pass) => {
@@ -134,17 +134,6 @@ fn loaded(settings: &str) -> gate::Config {
     loaded.unwrap_or_else(|error| panic!("{error}")).gate
 }
 
-#[derive(Debug, Default)]
-struct State {
-    backups: BTreeMap<Target, Backup>,
-    operations: Vec<Arc<Operation>>,
-    accepted: Vec<(Permit, Submission)>,
-    cancelled: Vec<OperationSeq>,
-}
-
-#[derive(Debug)]
-struct Memory(Mutex<State>);
-
 fn target(vm: &str, backup: &str) -> Target {
     Target {
         vm: VmId::new(vm).unwrap(),
@@ -153,17 +142,11 @@ fn target(vm: &str, backup: &str) -> Target {
 }
 
 fn backup(id: &str, state: BackupState, protected: bool) -> Backup {
+    let name = BackupName::new(&format!("web01_{id}")).unwrap();
     Backup {
-        id: BackupId::new(id).unwrap(),
-        identity: Identity::new(format!("{id}@1")),
-        name: BackupName::new(&format!("web01_{id}")).unwrap(),
-        description: None,
-        kind: Some(BackupKind::Full),
-        created: Timestamp::from_millis(1_000),
-        tags: vec![Tag::new("t").unwrap()],
         state,
-        size: Some(7),
         protected,
+        ..sample_backup(BackupId::new(id).unwrap(), name)
     }
 }
 
@@ -187,223 +170,27 @@ fn operation(number: u64, principal: &str, change: Change, phase: Phase) -> Oper
     }
 }
 
-impl Memory {
-    /// Two VMs with a few backups, and a few operations of two callers.
-    fn new() -> Self {
-        let mut state = State::default();
-        for vm in ["33333", "333333"] {
-            for (id, is, protected) in [
-                ("456", BackupState::Available, false),
-                ("457", BackupState::Creating, false),
-                ("458", BackupState::Available, true),
-            ] {
-                state
-                    .backups
-                    .insert(target(vm, id), backup(id, is, protected));
-            }
-        }
-        let restore = Change::Restore(RestoreOptions::default());
-        state.operations = vec![
+/// Two VMs with a few backups, and a few operations of two callers.
+fn state() -> MemoryState {
+    let restore = Change::Restore(RestoreOptions::default());
+    let mut state = MemoryState {
+        backend: Some(BackendName::new(BACKEND).unwrap()),
+        operations: vec![
             Arc::new(operation(1, "ann", restore, Phase::Running)),
             Arc::new(operation(2, "ann", Change::Delete, Phase::Succeeded)),
             Arc::new(operation(3, "reader", Change::Delete, Phase::Succeeded)),
+        ],
+        cancels_later: true,
+        ..MemoryState::default()
+    };
+    for vm in ["33333", "333333"] {
+        let backups = [
+            ("456", BackupState::Available, false),
+            ("457", BackupState::Creating, false),
+            ("458", BackupState::Available, true),
         ];
-        Self(Mutex::new(state))
+        let backups = backups.map(|(id, state, protected)| backup(id, state, protected));
+        state.add_vm(&VmId::new(vm).unwrap(), backups);
     }
-
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.0.lock().unwrap())
-    }
-}
-
-#[async_trait]
-impl OperationsApi for Memory {
-    fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>> {
-        assert_eq!(backend.as_str(), BACKEND, "only what is configured");
-        let able = VerbCapability {
-            recovery: Recovery::ReplaySafe,
-            settle: std::time::Duration::ZERO,
-            cancel: false,
-            progress: true,
-        };
-        Some(Arc::new(Capability {
-            kind: "memory",
-            create: Some(able),
-            update: Some(able),
-            delete: Some(able),
-            restore: Some(able),
-            kinds: &[BackupKind::Full],
-            restore_options: &[("mode", "how")],
-            online: true,
-            memory: false,
-            consistent: true,
-        }))
-    }
-
-    async fn vm(&self, _backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
-        let known = ["33333", "333333"].contains(&vm.as_str());
-        let found = known.then(|| Vm {
-            id: vm.clone(),
-            name: "web".to_owned(),
-            description: None,
-            run_state: Some(RunState::Started),
-        });
-        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, private_text()))
-    }
-
-    async fn backups(
-        &self,
-        _backend: &BackendName,
-        vm: &VmId,
-        page: &Page,
-        _by: Deadline,
-    ) -> Result<BackupPage, Fault> {
-        self.with(|state| {
-            let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
-            let all = state.backups.iter();
-            let mut backups: Vec<_> = all
-                .filter(|(at, _)| at.vm == *vm && is_after(&at.backup))
-                .map(|(_, state)| state.clone())
-                .collect();
-            let more = backups.len() > usize::from(page.limit);
-            backups.truncate(usize::from(page.limit));
-            Ok(BackupPage { backups, more })
-        })
-    }
-
-    async fn backup(
-        &self,
-        _backend: &BackendName,
-        target: &Target,
-        _by: Deadline,
-    ) -> Result<Backup, Fault> {
-        let missing = || Fault::new(FaultKind::NoSuchBackup, private_text());
-        self.with(|state| state.backups.get(target).cloned().ok_or_else(missing))
-    }
-
-    fn reserve(&self) -> OperationSeq {
-        let count = self.with(|state| state.operations.len());
-        OperationSeq::new(u64::try_from(count).unwrap() + 1).unwrap()
-    }
-
-    fn mint_backup_id(
-        &self,
-        _backend: &BackendName,
-        _new: &NewBackup,
-        seq: OperationSeq,
-    ) -> Result<BackupId, Fault> {
-        Ok(BackupId::new(&format!("new-{seq}")).unwrap())
-    }
-
-    async fn replay(
-        &self,
-        _principal: &PrincipalName,
-        _scope: &KeyScope,
-        _key: &IdempotencyKey,
-        _fingerprint: Fingerprint,
-    ) -> Result<Replay, StoreFault> {
-        Ok(Replay::Unused)
-    }
-
-    async fn accept(
-        &self,
-        permit: Permit,
-        submission: Submission,
-    ) -> Result<Accepted, AcceptError> {
-        self.with(|state| {
-            let operation = Arc::new(Operation {
-                seq: submission.seq,
-                request: submission.request.clone(),
-                intent: submission.intent.clone(),
-                note: submission.note.clone(),
-                idempotency: submission.idempotency.clone(),
-                ..operation(
-                    9,
-                    permit.principal().name.as_str(),
-                    Change::Delete,
-                    Phase::Accepted,
-                )
-            });
-            state.accepted.push((permit, submission));
-            state.operations.push(Arc::clone(&operation));
-            Ok(Accepted::New(operation))
-        })
-    }
-
-    async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        self.with(|state| {
-            Ok(state
-                .operations
-                .iter()
-                .find(|operation| operation.seq == seq)
-                .cloned())
-        })
-    }
-
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
-        assert!(
-            (1..=limits::PAGE_MAX).contains(&query.limit),
-            "a page within its limit"
-        );
-        self.with(|state| {
-            let wanted = &query.selector;
-            let fits = |operation: &&Arc<Operation>| {
-                query
-                    .principal
-                    .as_ref()
-                    .is_none_or(|name| *name == operation.principal)
-                    && wanted.verb.is_none_or(|verb| verb == operation.verb())
-                    && wanted
-                        .vm
-                        .as_ref()
-                        .is_none_or(|vm| *vm == operation.target().vm)
-                    && wanted
-                        .backup
-                        .as_ref()
-                        .is_none_or(|id| *id == operation.target().backup)
-                    && query.before.is_none_or(|before| operation.seq < before)
-                    && query
-                        .unfinished
-                        .is_none_or(|open| open != operation.phase.is_final())
-            };
-            let newest = state.operations.iter().rev().filter(fits);
-            Ok(newest.take(usize::from(query.limit)).cloned().collect())
-        })
-    }
-
-    async fn wait(
-        &self,
-        seq: OperationSeq,
-        _until: WaitFor,
-        _by: Deadline,
-    ) -> Result<Option<Arc<Operation>>, StoreFault> {
-        self.operation(seq).await
-    }
-
-    async fn cancel(
-        &self,
-        seq: OperationSeq,
-        only_at: Option<Revision>,
-    ) -> Result<Arc<Operation>, CancelError> {
-        self.with(|state| {
-            let found = state
-                .operations
-                .iter()
-                .find(|operation| operation.seq == seq)
-                .cloned();
-            let found = found.ok_or(CancelError::NoSuchOperation)?;
-            if only_at.is_some_and(|revision| revision != found.revision) {
-                return Err(CancelError::Changed);
-            }
-            if found.phase.is_final() {
-                return Err(CancelError::NotCancellable);
-            }
-            state.cancelled.push(seq);
-            Ok(found)
-        })
-    }
-
-    fn is_ready(&self) -> bool {
-        true
-    }
+    state
 }

@@ -21,6 +21,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
@@ -29,6 +31,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
@@ -37,6 +40,9 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
+use crate::model::limits;
 use crate::public_text;
 
 /// How the outcome of a call can be learned when its answer was lost.
@@ -112,6 +118,8 @@ pub struct Capability {
     pub memory: bool,
     /// Whether all disks of a VM are backed up and restored together, all or none.
     pub consistent: bool,
+    /// Whether [`Adapter::list_vms`] lists its VMs. Where it does not, VMs that the configuration names exactly are looked up.
+    pub lists_vms: bool,
 }
 
 impl Capability {
@@ -347,6 +355,7 @@ pub enum FindOutcome {
 /// ```
 /// use async_trait::async_trait;
 /// use snapgate::adapters::adapter::*;
+/// use snapgate::adapters::backup_listing::query_by_listing;
 /// use snapgate::model::*;
 /// use snapgate::public_text;
 ///
@@ -392,15 +401,28 @@ pub enum FindOutcome {
 ///         Ok(Vm { id: vm.clone(), name: "web".to_owned(), description: None, run_state: None })
 ///     }
 ///
+///     async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+///         let all = [self.read_vm(&VmId::new("vm1").expect("a valid id"), by).await?];
+///         Ok(range.page_of(range.rest_of(&all, |vm| &vm.id).iter().cloned()))
+///     }
+///
 ///     async fn list_backups(&self, vm: &VmId, _page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
 ///         self.read_vm(vm, by).await?;
 ///         Ok(BackupPage::default())
+///     }
+///
+///     async fn query_backups(&self, vm: &VmId, query: &BackupQuery, by: Deadline) -> Result<BackupSelection, AdapterError> {
+///         query_by_listing(self, vm, query, by).await
 ///     }
 ///
 ///     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
 ///         self.read_vm(&target.vm, by).await?;
 ///         let text = public_text!("The backup does not exist. List the VM's backups.");
 ///         Err(AdapterError::refused(FaultKind::NoSuchBackup, text))
+///     }
+///
+///     async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+///         preview_from_reads(self, intent, by).await
 ///     }
 ///
 ///     fn needs_baseline(&self, _intent: &Intent) -> bool {
@@ -444,6 +466,7 @@ pub enum FindOutcome {
 ///     online: false,
 ///     memory: false,
 ///     consistent: false,
+///     lists_vms: true,
 /// });
 /// assert!(adapter.capability().verb(Verb::Restore).is_none(), "refused before it is called");
 /// assert_eq!(adapter.metadata_owner(), MetadataOwner::Native, "the VM manager");
@@ -487,6 +510,16 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// [`FaultKind::Unavailable`], or callers would take a network failure for a deleted VM.
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError>;
 
+    /// One page of its VMs in the order of their ids, with name and run state where the VM manager reports them cheaply. No effect.
+    ///
+    /// The work is bounded by the page: a VM manager that only lists everything at once is asked once for several pages
+    /// (`vm_list_cache.rs`). Pages continue after an id, so that a VM which is created or removed meanwhile leaves no gap and shows
+    /// no other VM twice. What cannot be read about one VM is left out; the VM is not.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unsupported`] where the VM manager cannot list; a VM manager that does not answer is never an empty list.
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError>;
+
     /// One page of the backups of a VM in the order of their ids. No effect. Never a backup that is incomplete because it is still
     /// being made.
     ///
@@ -499,11 +532,40 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError>;
 
+    /// The backups of a VM that a query selects: filtered, sorted, one page, perhaps counted. No effect. What `list_backups` does
+    /// not list is not among them.
+    ///
+    /// An adapter whose VM manager can filter or that keeps an index answers from these; all others read everything once, by
+    /// [`crate::adapters::backup_listing::query_by_listing`].
+    ///
+    /// # Errors
+    /// As for [`Adapter::list_backups`].
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError>;
+
     /// One backup. No effect. Never a backup that is incomplete because it is still being made.
     ///
     /// # Errors
     /// As for [`Adapter::read_vm`], and [`FaultKind::NoSuchBackup`] only when the VM manager says so.
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError>;
+
+    /// What a restore or a delete would do now, and everything that would refuse it. No effect.
+    ///
+    /// What would refuse it comes from the checks of [`Adapter::begin`] themselves (see [`crate::adapters::checks`]), in their
+    /// order: while nothing changes in between, a change without refusals is not refused, and one with refusals is refused with
+    /// the first of them. What the VM manager cannot say is named in `unknown`.
+    ///
+    /// Two previews of the same change have the same [`Preview::fingerprint`] until something changes that matters to it. The marks that
+    /// [`Adapter::baseline`] leaves do not matter: the fingerprint is looked at before and after it.
+    ///
+    /// # Errors
+    /// As for [`Adapter::read_backup`], also where the backup is another one than that of `intent.identity`.
+    /// [`FaultKind::Unsupported`] for a create or an update.
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError>;
 
     /// Whether [`Adapter::baseline`] has to be called before this change. Pure.
     ///
@@ -575,6 +637,13 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError>;
 }
 
+/// The answer of [`Adapter::list_vms`] where [`Capability::lists_vms`] is false.
+#[must_use]
+pub fn lists_no_vms() -> AdapterError {
+    let text = public_text!("The VM manager does not list its VMs. Read a VM by its id.");
+    AdapterError::refused(FaultKind::Unsupported, text)
+}
+
 /// The number of the operation as the id of its backup: no other create has it.
 ///
 /// # Errors
@@ -584,4 +653,62 @@ pub fn operation_number_as_id(key: RequestKey) -> Result<BackupId, AdapterError>
         let text = public_text!("The name is not usable for a backup. Choose another name.");
         AdapterError::refused(FaultKind::Invalid, text).because(error)
     })
+}
+
+/// The refusal of a preview of something that is neither a restore nor a delete.
+#[must_use]
+pub fn no_preview() -> AdapterError {
+    let text = public_text!("Plans are made of restores and deletes only. Nothing was changed.");
+    AdapterError::refused(FaultKind::Unsupported, text)
+}
+
+/// A preview by reads alone, for a VM manager of which nothing else is known: what it would do is unknown.
+///
+/// # Errors
+/// Those of the reads, and [`FaultKind::NoSuchBackup`] when the backup is another one than that of the intent.
+pub async fn preview_from_reads(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    by: Deadline,
+) -> Result<Preview, AdapterError> {
+    match intent.verb() {
+        Verb::Restore | Verb::Delete => {}
+        Verb::Create | Verb::Update => return Err(no_preview()),
+    }
+    let vm = adapter.read_vm(&intent.target.vm, by).await?;
+    let backup = adapter.read_backup(&intent.target, by).await?;
+    if let Some(meant) = &intent.identity
+        && !adapter.is_identity_of(meant, &backup)
+    {
+        let text = public_text!(
+            "The backup was replaced by another one with the same id. List the VM's backups."
+        );
+        return Err(AdapterError::refused(FaultKind::NoSuchBackup, text));
+    }
+    let all = list_all_backups(adapter, &intent.target.vm, by).await?;
+    Ok(Preview::unknown(vm, backup).with_newer(&all))
+}
+
+/// Every backup of a VM, page by page.
+///
+/// # Errors
+/// Those of [`Adapter::list_backups`].
+pub async fn list_all_backups(
+    adapter: &dyn Adapter,
+    vm: &VmId,
+    by: Deadline,
+) -> Result<Vec<Backup>, AdapterError> {
+    let mut page = Page {
+        after: None,
+        limit: limits::PAGE_MAX,
+    };
+    let mut all = Vec::new();
+    loop {
+        let found = adapter.list_backups(vm, &page, by).await?;
+        page.after = found.backups.last().map(|backup| backup.id.clone());
+        all.extend(found.backups);
+        if !found.more || page.after.is_none() {
+            return Ok(all);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::model::BackendName;
+use crate::model::Backup;
 use crate::model::BackupName;
 use crate::model::Description;
 use crate::model::Identity;
@@ -26,6 +27,20 @@ pub struct Annotation {
     pub tags: Vec<Tag>,
     /// Whether it refuses to be deleted.
     pub protected: bool,
+}
+
+impl Annotation {
+    /// The backup as the annotation shows it.
+    #[must_use]
+    pub fn applied_to(self, backup: Backup) -> Backup {
+        Backup {
+            name: self.name.unwrap_or(backup.name),
+            description: self.description,
+            tags: self.tags,
+            protected: self.protected,
+            ..backup
+        }
+    }
 }
 
 /// An annotation and the backup that it is about.

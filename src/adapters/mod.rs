@@ -6,6 +6,8 @@
 
 pub mod adapter;
 pub mod annotations;
+pub mod backup_listing;
+pub mod checks;
 pub mod cloudapi;
 pub mod description_trailer;
 pub mod files;
@@ -20,3 +22,4 @@ pub(crate) mod rights;
 pub mod sim;
 pub(crate) mod survey;
 pub mod transport;
+pub(crate) mod vm_list_cache;

@@ -1,4 +1,4 @@
-//! Why a command failed.
+//! Why a command fails.
 
 use std::io;
 

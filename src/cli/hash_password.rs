@@ -11,7 +11,7 @@ use rustix::termios::OptionalActions;
 use rustix::termios::Termios;
 
 use crate::cli::CliError;
-use crate::cli::input;
+use crate::cli::input::read_input;
 use crate::cli::output::Output;
 use crate::model::Secret;
 use crate::model::limits;
@@ -54,7 +54,7 @@ fn password(output: &mut Output<'_>) -> Result<Secret, CliError> {
     if !termios::isatty(&stdin) {
         // One byte more than is allowed, and the line end.
         let most = u64::try_from(limits::CREDENTIALS_BYTES_MAX).unwrap_or(u64::MAX);
-        return Ok(line(input(most.saturating_add(3))?));
+        return Ok(line(read_input(most.saturating_add(3))?));
     }
     output.ask("Password: ")?;
     let silent = EchoOff::new().map_err(io::Error::from)?;

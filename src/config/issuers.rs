@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
-use http::uri::Scheme;
 
 use crate::adapters::transport;
 use crate::adapters::transport::Endpoint;
+use crate::adapters::transport::ServerOrigin;
 use crate::adapters::transport::Trust;
+use crate::adapters::transport::UrlError;
 use crate::config::passthrough::SYSTEM_AUTHORITIES;
 use crate::config::tables::issuer as key;
 use crate::gate::Algorithm;
@@ -139,12 +140,12 @@ impl Reading<'_> {
                 Some((KeyRing::fixed(self.key_set(&file)?), None))
             }
             (None, Some(url)) => {
-                let (address, target) = address(&url.text)
+                let (origin, target) = parse_key_set_url(&url.text)
                     .map_err(|(what, hint)| self.reader.report_text(&url, what, hint))
                     .ok()?;
                 let made = KeySource {
                     issuer: name?.clone(),
-                    endpoint: self.endpoint(address, authorities.as_ref())?,
+                    endpoint: self.endpoint(origin, authorities.as_ref())?,
                     target,
                     refresh,
                     oldest,
@@ -154,17 +155,21 @@ impl Reading<'_> {
         }
     }
 
-    /// How the server at the address is reached and known.
-    fn endpoint(&self, address: Address, authorities: Option<&LocatedText>) -> Option<KeyEndpoint> {
-        let authority = match address {
-            Address::Loopback(address) => {
+    /// How the server is reached and known.
+    fn endpoint(
+        &self,
+        origin: ServerOrigin,
+        authorities: Option<&LocatedText>,
+    ) -> Option<KeyEndpoint> {
+        let authority = match origin {
+            ServerOrigin::Loopback(address) => {
                 if let Some(found) = authorities {
                     let what = "has no effect with http://";
                     self.reader.report_text(found, what, "remove it");
                 }
                 return Some(KeyEndpoint::Loopback(address));
             }
-            Address::Https(authority) => authority,
+            ServerOrigin::Https(authority) => authority,
         };
         let path = authorities.map_or_else(
             || PathBuf::from(SYSTEM_AUTHORITIES),
@@ -297,15 +302,8 @@ impl KeyEndpoint {
     }
 }
 
-/// Where a URL leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Address {
-    Loopback(SocketAddr),
-    Https(String),
-}
-
-/// The place that a URL names, and its path and query.
-fn address(text: &str) -> Result<(Address, String), Wrong> {
+/// The server that has a key set, and path and query there.
+fn parse_key_set_url(text: &str) -> Result<(ServerOrigin, String), Wrong> {
     const FORM: Wrong = (
         "is not the URL of a key set",
         "write https://host/path, or http://127.0.0.1:port/path for a server on this machine",
@@ -325,26 +323,16 @@ fn address(text: &str) -> Result<(Address, String), Wrong> {
             "." | ".."
         )
     };
-    let odd = text.contains('#') || authority.as_str().contains('@') || authority.host().is_empty();
-    if odd || uri.path().split('/').any(dots) {
+    if text.contains('#') || uri.path().split('/').any(dots) {
         return Err(FORM);
     }
+    let origin = ServerOrigin::parse(scheme.as_str(), authority.as_str());
+    let origin = origin.map_err(|error| match error {
+        UrlError::Form => FORM,
+        UrlError::Plaintext => PLAINTEXT,
+    })?;
     let target = uri.path_and_query().map_or("/", |path| path.as_str());
-    let address = if *scheme == Scheme::HTTPS {
-        Address::Https(authority.as_str().to_owned())
-    } else if *scheme == Scheme::HTTP {
-        let host = authority.host().trim_start_matches('[');
-        let address = host.trim_end_matches(']').parse().ok();
-        let port = authority.port_u16().unwrap_or(80);
-        let address = address.map(|address| SocketAddr::new(address, port));
-        let address = address
-            .filter(|address| address.ip().is_loopback())
-            .ok_or(PLAINTEXT)?;
-        Address::Loopback(address)
-    } else {
-        return Err(FORM);
-    };
-    Ok((address, target.to_owned()))
+    Ok((origin, target.to_owned()))
 }
 
 #[cfg(test)]
@@ -353,8 +341,8 @@ mod tests {
 
     #[test]
     fn urls_of_key_sets_are_encrypted_or_of_this_machine() {
-        let https = |text: &str| Ok(Address::Https(text.to_owned()));
-        let loopback = |text: &str| Ok(Address::Loopback(text.parse().unwrap()));
+        let https = |text: &str| Ok(ServerOrigin::Https(text.to_owned()));
+        let loopback = |text: &str| Ok(ServerOrigin::Loopback(text.parse().unwrap()));
         let rows = [
             (
                 "https://sso.example.com/jwks",
@@ -401,7 +389,7 @@ mod tests {
             ("https://sso.example.com/a b", Err("is not the URL"), ""),
         ];
         for (url, expected, path) in rows {
-            match (address(url), expected) {
+            match (parse_key_set_url(url), expected) {
                 (Ok((found, target)), Ok(expected)) => {
                     assert_eq!((found, target.as_str()), (expected, path), "{url}");
                 }

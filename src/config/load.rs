@@ -23,10 +23,12 @@ use crate::config::tables;
 use crate::config::tls;
 use crate::gate;
 use crate::gate::OnMissingVersion;
+use crate::gate::OriginError;
 use crate::gate::Profile;
 use crate::gate::PublicUrl;
 use crate::gate::Specification;
 use crate::gate::TrustedProxies;
+use crate::gate::WebOrigin;
 use crate::listener;
 use crate::model::limits;
 use crate::operations;
@@ -147,6 +149,7 @@ fn settings(
         },
         gate: gate::Config {
             public_url: server.public_url?,
+            allowed_origins: server.allowed_origins,
             specification: specification?,
             trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
@@ -175,6 +178,7 @@ fn settings(
 struct Server {
     addresses: Option<Addresses>,
     public_url: Option<PublicUrl>,
+    allowed_origins: Vec<WebOrigin>,
     trusted_proxies: TrustedProxies,
     threads: usize,
     drain: Duration,
@@ -192,6 +196,7 @@ fn server(
     Server {
         public_url: addresses::public_url(reader, section, listen, is_encrypted),
         addresses,
+        allowed_origins: allowed_origins(reader, section),
         trusted_proxies: trusted_proxies(reader, section),
         threads: threads_or_cores(section.read_usize(&tables::server::THREADS)),
         drain: section.read_duration(&tables::server::DRAIN),
@@ -250,6 +255,33 @@ fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies
         }
     }
     TrustedProxies::new(networks)
+}
+
+fn allowed_origins(reader: &Reader<'_>, section: &Section<'_>) -> Vec<WebOrigin> {
+    let mut origins = Vec::new();
+    for found in section.read_texts(&tables::server::ALLOWED_ORIGINS) {
+        let text = &found.text;
+        match WebOrigin::parse(text) {
+            Ok(origin) if origins.contains(&origin) => {
+                reader.report_text(&found, format!("duplicate origin {text:?}"), "remove one");
+            }
+            Ok(_) if origins.len() >= limits::ALLOWED_ORIGINS_MAX => {
+                let what = format!("more than {} origins", limits::ALLOWED_ORIGINS_MAX);
+                reader.report_text(&found, what, "");
+            }
+            Ok(origin) => origins.push(origin),
+            Err(error) => {
+                let hint = match error {
+                    OriginError::Wildcard | OriginError::Null => "name each origin",
+                    OriginError::Malformed => {
+                        "write http:// or https://, a host and optionally a port, without a path or a trailing slash"
+                    }
+                };
+                reader.report_text(&found, format!("{text:?} {error}"), hint);
+            }
+        }
+    }
+    origins
 }
 
 fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {

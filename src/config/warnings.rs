@@ -85,6 +85,12 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
             ));
         }
     }
+    let origins = settings.gate.allowed_origins.iter();
+    found.extend(origins.filter(|origin| origin.is_forgeable()).map(|origin| {
+        format!(
+            "server.allowed_origins: pages of {origin} are not encrypted, so that anyone on the way can use the API with the rights of their readers"
+        )
+    }));
     certificates(settings, now, &mut found);
     people(settings, &mut found);
     grants(settings, &mut found);

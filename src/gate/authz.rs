@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::gate::grant::Grant;
 use crate::gate::grant::Grantee;
 use crate::gate::grant::Scope;
+use crate::gate::id_cover::IdCover;
 use crate::gate::pattern_index::PatternIndex;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
@@ -171,6 +172,63 @@ impl Rights {
                 .any(|rule| rule.actions.contains(action))
     }
 
+    /// Where VMs that the caller may read can be. Costs a look at every grant of the caller.
+    pub(super) fn readable_vms(&self) -> IdCover {
+        let is_read = |rule: &&Rule| rule.actions.contains(Action::Read);
+        let rules = self.rules.all.iter().filter(is_read);
+        let granted = IdCover::new(rules.flat_map(|rule| &rule.vms));
+        match &self.scope {
+            Some(scope) => granted.common(&IdCover::new(&scope.vms)),
+            None => granted,
+        }
+    }
+
+    /// Whether the caller may watch every operation: the mark of an operator among callers.
+    pub(super) fn observes_everything(&self) -> bool {
+        self.is_unrestricted() && self.allows_everywhere(Action::Observe)
+    }
+
+    /// What the grants alone allow.
+    pub(super) fn without_scope(&self) -> Self {
+        Self {
+            rules: Arc::clone(&self.rules),
+            scope: None,
+        }
+    }
+
+    /// Whether one grant allows the action on every VM and every backup, and no scope takes it away. `false` says only that it is
+    /// not plain to see: several grants may allow it together.
+    pub(super) fn allows_everywhere(&self, action: Action) -> bool {
+        let is_any = |patterns: &[Pattern]| patterns.iter().any(Pattern::is_any);
+        let in_scope = self.scope.as_ref().is_none_or(|scope| {
+            scope.actions.contains(action) && is_any(&scope.vms) && is_any(&scope.backups)
+        });
+        let mut rules = self.rules.all.iter();
+        in_scope
+            && rules.any(|rule| {
+                rule.actions.contains(action) && is_any(&rule.vms) && is_any(&rule.backups)
+            })
+    }
+
+    /// Likewise on every backup of the VM.
+    pub(super) fn allows_on_all_backups(&self, vm: &VmId, action: Action) -> bool {
+        let is_any = |patterns: &[Pattern]| patterns.iter().any(Pattern::is_any);
+        let in_scope = self.scope.as_ref().is_none_or(|scope| {
+            scope.actions.contains(action)
+                && fits(&scope.vms, vm.as_str())
+                && is_any(&scope.backups)
+        });
+        in_scope
+            && self
+                .rules_on(vm, None)
+                .any(|rule| rule.actions.contains(action) && is_any(&rule.backups))
+    }
+
+    /// Whether the caller has no scope at all.
+    pub(super) const fn is_unscoped(&self) -> bool {
+        self.scope.is_none()
+    }
+
     /// Whether the scope covers the target at all: a token does not see the operations of its owner on other targets.
     pub(super) fn covers_target(&self, target: &Target) -> bool {
         !self
@@ -185,13 +243,17 @@ impl Rights {
         route: &Route,
     ) -> Result<(), Refusal> {
         match (access, route) {
-            (RequiredAccess::Nothing | RequiredAccess::Operation, _) => Ok(()),
-            (RequiredAccess::Vm(action), Route::Vm(vm) | Route::Backups(vm)) => {
-                self.check_vm(vm, action)
+            (RequiredAccess::Nothing | RequiredAccess::Caller | RequiredAccess::Operation, _) => {
+                Ok(())
             }
-            (RequiredAccess::Backup(any), Route::Backup(target) | Route::Restore(target)) => {
-                self.check_backup(target, any)
-            }
+            (
+                RequiredAccess::Vm(action),
+                Route::Vm(vm) | Route::Backups(vm) | Route::Capabilities(vm),
+            ) => self.check_vm(vm, action),
+            (
+                RequiredAccess::Backup(any),
+                Route::Backup(target) | Route::Restore(target) | Route::Plan(target),
+            ) => self.check_backup(target, any),
             // The table of routes has no such pair; a test walks it.
             (RequiredAccess::Vm(_) | RequiredAccess::Backup(_), _) => {
                 Err(Refusal::from(Code::NoSuchRoute))
@@ -296,6 +358,60 @@ mod tests {
                 expected,
                 "{vm} {backup} {action:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_everywhere_needs_no_look_at_each() {
+        let (principal, rights) = rights();
+        let any = || vec![Pattern::new("*").unwrap()];
+        let all = Grant {
+            to: vec![Grantee::User(principal.name.clone())],
+            actions: [Action::Read].into_iter().collect(),
+            vms: any(),
+            backups: any(),
+            line: 0,
+        };
+        let unlimited = Rights::for_principal(&principal, &[all]);
+        let scope = |actions: &[Action], vms: &str| Scope {
+            actions: actions.iter().copied().collect(),
+            vms: vec![Pattern::new(vms).unwrap()],
+            backups: any(),
+        };
+        let read = Action::Read;
+        let web_only = unlimited.narrowed_to(&scope(&[read], "web*"));
+        let no_reads = unlimited.narrowed_to(&scope(&[Action::Delete], "*"));
+        let same = unlimited.narrowed_to(&scope(&[read], "*"));
+        // Rights, action, VM, allowed everywhere, allowed on all backups of the VM.
+        let rows = [
+            ("some VMs", &rights, read, "web1", false, true),
+            ("another VM", &rights, read, "db", false, false),
+            (
+                "some backups",
+                &rights,
+                Action::Delete,
+                "web1",
+                false,
+                false,
+            ),
+            ("all", &unlimited, read, "db", true, true),
+            (
+                "another action",
+                &unlimited,
+                Action::Delete,
+                "db",
+                false,
+                false,
+            ),
+            ("a scope of VMs", &web_only, read, "web1", false, true),
+            ("outside the scope", &web_only, read, "db", false, false),
+            ("a scope without it", &no_reads, read, "web1", false, false),
+            ("a scope of all", &same, read, "db", true, true),
+        ];
+        for (name, rights, action, vm, everywhere, on_vm) in rows {
+            let vm = VmId::new(vm).unwrap();
+            assert_eq!(rights.allows_everywhere(action), everywhere, "{name}");
+            assert_eq!(rights.allows_on_all_backups(&vm, action), on_vm, "{name}");
         }
     }
 

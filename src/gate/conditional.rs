@@ -1,6 +1,7 @@
 //! Entity tags and the conditions on them (RFC 9110 section 13).
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::header::IF_MATCH;
 use http::header::IF_NONE_MATCH;
 
@@ -9,6 +10,11 @@ use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::Operation;
 use crate::public_text;
+
+/// The fingerprint of the plan that must still be right.
+const IF_PLAN: HeaderName = HeaderName::from_static("if-plan");
+/// Twice the length of a fingerprint of today.
+const FINGERPRINT_BYTES_MAX: usize = 128;
 
 /// The tag of a representation, quotes included: the start of a hash over its bytes.
 pub(super) fn entity_tag(body: &[u8]) -> String {
@@ -85,6 +91,34 @@ pub(super) fn check_if_match(headers: &HeaderMap, tag: &str) -> Result<(), Refus
     }
 }
 
+/// Deviation D29: the fingerprint of the plan that the caller looked at (`If-Plan`), without its quotes.
+///
+/// # Errors
+/// 400 when it is not one quoted text. Any text will do: one that no plan ever had is stale.
+pub(super) fn required_plan(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all(IF_PLAN).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let malformed = || {
+        Refusal::says(
+            Code::InvalidParameter,
+            public_text!("The If-Plan header must be the fingerprint of one plan in quotation marks; nothing was changed."),
+        )
+        .on("If-Plan")
+    };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    let text = text.ok_or_else(malformed)?.trim();
+    let inner = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let is_word = |text: &&str| {
+        let fits = (1..=FINGERPRINT_BYTES_MAX).contains(&text.len());
+        fits && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    inner.filter(is_word).map(Some).ok_or_else(malformed)
+}
+
 /// The refusal when the backup does not exist: any `If-Match` fails then (RFC 9110 section 13.1.1).
 pub(super) fn missing_backup(headers: &HeaderMap, otherwise: Refusal) -> Refusal {
     if headers.contains_key(IF_MATCH) {
@@ -95,7 +129,7 @@ pub(super) fn missing_backup(headers: &HeaderMap, otherwise: Refusal) -> Refusal
     }
 }
 
-fn lists(headers: &HeaderMap, name: &http::HeaderName, fits: impl Fn(&str) -> bool) -> bool {
+fn lists(headers: &HeaderMap, name: &HeaderName, fits: impl Fn(&str) -> bool) -> bool {
     headers
         .get_all(name)
         .iter()
@@ -111,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    fn with(fields: &[(http::HeaderName, &str)]) -> HeaderMap {
+    fn with(fields: &[(HeaderName, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name.clone(), HeaderValue::from_str(value).unwrap());
@@ -121,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_must_stay_the_same_follows_from_the_conditions() {
-        let rows: &[(&[(http::HeaderName, &str)], RequiredState)] = &[
+        let rows: &[(&[(HeaderName, &str)], RequiredState)] = &[
             (&[], RequiredState::Any),
             (&[(IF_MATCH, "*")], RequiredState::Presence),
             (&[(IF_MATCH, "\"a\"")], RequiredState::Unchanged),
@@ -139,7 +173,7 @@ mod tests {
 
     #[test]
     fn conditions_are_checked_by_the_tag() {
-        let rows: &[(&[(http::HeaderName, &str)], bool)] = &[
+        let rows: &[(&[(HeaderName, &str)], bool)] = &[
             (&[], true),
             (&[(IF_MATCH, "\"a\"")], true),
             (&[(IF_MATCH, "*")], true),
@@ -155,6 +189,32 @@ mod tests {
         for (given, expected) in rows {
             let found = check_preconditions(&with(given), || "\"a\"".to_owned()).is_ok();
             assert_eq!(found, *expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_plan_is_named_by_one_quoted_word() {
+        let name = || IF_PLAN;
+        let long = format!("\"{}\"", "a".repeat(129));
+        type Row<'a> = (&'a [&'a str], Option<Option<&'a str>>);
+        let rows: &[Row<'_>] = &[
+            (&[], Some(None)),
+            (&["\"0f\""], Some(Some("0f"))),
+            (&[" \"0f\" "], Some(Some("0f"))),
+            (&["0f"], None),
+            (&["\"\""], None),
+            (&["\"0f"], None),
+            (&["\"0f\", \"1f\""], None),
+            (&["\"0f\"", "\"0f\""], None),
+            (&["W/\"0f\""], None),
+            (&["*"], None),
+            (&["\"a b\""], None),
+            (&[long.as_str()], None),
+        ];
+        for (values, expected) in rows {
+            let fields: Vec<_> = values.iter().map(|value| (name(), *value)).collect();
+            let headers = with(&fields);
+            assert_eq!(required_plan(&headers).ok(), *expected, "{values:?}");
         }
     }
 }

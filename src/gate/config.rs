@@ -11,6 +11,7 @@ use crate::gate::grant::Grant;
 use crate::gate::grant::Scope;
 use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::password;
+use crate::gate::web_origin::WebOrigin;
 use crate::model::BackendName;
 use crate::model::CertificateName;
 use crate::model::GroupName;
@@ -27,6 +28,8 @@ use crate::model::limits;
 pub struct Config {
     /// What absolute links in replies begin with.
     pub public_url: PublicUrl,
+    /// The origins whose pages may use the API in a browser, besides that of `public_url`.
+    pub allowed_origins: Vec<WebOrigin>,
     /// The specification version header, and how strictly requests are read.
     pub specification: Specification,
     /// The proxies whose reports about their clients are trusted.
@@ -70,6 +73,14 @@ impl PublicUrl {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The origin of pages that come from this URL.
+    #[must_use]
+    pub fn origin(&self) -> Option<WebOrigin> {
+        let (scheme, rest) = self.0.split_once("://")?;
+        let authority = rest.split('/').next().unwrap_or(rest);
+        WebOrigin::parse(&format!("{scheme}://{authority}")).ok()
     }
 
     /// How clients reach the gateway: `http` or `https`.
@@ -263,7 +274,7 @@ pub struct Limits {
     pub header_count: usize,
     /// Longest `Prefer: wait`.
     pub wait: Duration,
-    /// Longest stream of events of one Status.
+    /// Longest stream of events.
     pub stream: Duration,
     /// Most requests waiting for Statuses at once, streams among them.
     pub waiters: usize,

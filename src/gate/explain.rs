@@ -106,6 +106,7 @@ impl Explainer<'_> {
         let route = matched.route.resolve(parts.query)?;
         match endpoint.access {
             RequiredAccess::Nothing => self.add("no credentials are required"),
+            RequiredAccess::Caller => self.add("every caller may ask; the answer has what its grants allow"),
             RequiredAccess::Operation => self.add(
                 "the caller who started an operation may read its Status and cancel it; other callers need observe on \
                  its backup to read it, and the action of the operation to cancel it",

@@ -9,12 +9,12 @@ use http::StatusCode;
 use http::header;
 
 use crate::gate::audit_entry::AuditOutcome;
+use crate::gate::cross_site::add_cors_headers;
 use crate::gate::handled_request::HandledRequest;
 use crate::gate::header_names::PREFERENCE_APPLIED;
 use crate::gate::header_names::RATE_LIMIT;
 use crate::gate::header_names::RATE_LIMIT_POLICY;
 use crate::gate::header_names::REQUEST_ID;
-use crate::gate::header_names::VARY;
 use crate::gate::negotiate;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
@@ -26,13 +26,14 @@ use crate::gate::version;
 use crate::model::RequestId;
 use crate::telemetry::Metrics;
 
-/// The response, or the refusal as a response. `versions` are the supported specification versions, oldest first.
+/// The response, or the refusal as a response. `versions` are the supported specification versions, oldest first;
+/// `depends_on_origin` says whether responses differ by the origin of the page that asks.
 pub(super) fn finish(
     received: ReceivedRequest<'_>,
     mut report: RequestReport,
     result: Result<ResponseDraft, Refusal>,
     close: bool,
-    versions: &[HeaderValue],
+    (versions, depends_on_origin): (&[HeaderValue], bool),
     metrics: &Metrics,
 ) -> HandledRequest {
     let method = received.head.method;
@@ -51,6 +52,8 @@ pub(super) fn finish(
         ResponseDraft::refused(&refusal, media, received.id.as_str(), method)
     });
     add_common_headers(&mut draft, &received, &report, versions);
+    let headers = &mut draft.headers;
+    add_cors_headers(headers, method, received.origin, depends_on_origin);
     let mut response = http::Response::new(if is_head { Bytes::new() } else { draft.body });
     *response.status_mut() = draft.status;
     *response.headers_mut() = draft.headers;
@@ -75,10 +78,6 @@ fn add_common_headers(
     report: &RequestReport,
     versions: &[HeaderValue],
 ) {
-    let method = received.head.method;
-    if *method == Method::HEAD || *method == Method::GET {
-        draft.headers.insert(header::VARY, VARY);
-    }
     let is_bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&draft.status);
     if !is_bodiless && draft.pieces.is_none() {
         let length = HeaderValue::from(draft.body.len());

@@ -32,7 +32,7 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
     for (name, value) in head.headers {
         let text = name.as_str();
         bytes = bytes.saturating_add(text.len()).saturating_add(value.len());
-        has_underscore |= text.bytes().any(|byte| byte == b'_');
+        has_underscore |= text.as_bytes().contains(&b'_');
         if *name == HOST {
             hosts = hosts.saturating_add(1);
         } else if *name == CONNECTION {

@@ -8,6 +8,11 @@ pub(super) const VARY: HeaderValue = HeaderValue::from_static(
     "Accept, Authorization, Prefer, X-Cloud-Client-Specification-Version, \
      X-Compute-Client-Specification-Version, X-Cloud-Specification-Version",
 );
+/// The same where the response depends on the origin of the page too.
+pub(super) const VARY_WITH_ORIGIN: HeaderValue = HeaderValue::from_static(
+    "Accept, Authorization, Origin, Prefer, X-Cloud-Client-Specification-Version, \
+     X-Compute-Client-Specification-Version, X-Cloud-Specification-Version",
+);
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What is allowed, and what of it is left: draft-ietf-httpapi-ratelimit-headers-10.
 pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

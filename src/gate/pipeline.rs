@@ -1,6 +1,6 @@
 //! The stages of a request through the gate, in the documented order of checks.
 //!
-//! framing -> pass-through -> target -> route -> method -> credentials -> specification version -> preferences -> limits ->
+//! framing -> pass-through -> target -> route -> method -> cross-site -> credentials -> specification version -> preferences -> limits ->
 //! authorization and placement -> the handler of the resource. The first check that fails decides the refusal.
 
 use std::net::IpAddr;
@@ -19,6 +19,9 @@ use crate::gate::authn::Authenticator;
 use crate::gate::client_address::ClientAddress;
 use crate::gate::config::Config;
 use crate::gate::config::Profile;
+use crate::gate::cross_site::CrossSiteRule;
+use crate::gate::cross_site::RequestOrigin;
+use crate::gate::cross_site::add_preflight_headers;
 use crate::gate::decision::GateDecision;
 use crate::gate::finish::finish;
 use crate::gate::framing;
@@ -66,6 +69,7 @@ pub struct Gate {
     pub(super) services: Services,
     authenticator: Authenticator,
     pass_through_routes: PassThroughRoutes,
+    cross_site: CrossSiteRule,
     /// The supported versions as header values, in the order of the configuration.
     versions: Vec<HeaderValue>,
 }
@@ -100,6 +104,7 @@ impl Gate {
             versions: versions.collect(),
             authenticator: Authenticator::new(&config, &shared),
             pass_through_routes: PassThroughRoutes::new(&config.passthrough),
+            cross_site: CrossSiteRule::new(&config),
             services: Services {
                 placements: Placements::new(&config.placements),
                 response_cache: ResponseCache::new(config.public_url.as_str()),
@@ -141,7 +146,7 @@ impl Gate {
             report,
             result,
             close,
-            &self.versions,
+            (&self.versions, self.cross_site.allows_any()),
             metrics,
         ))
     }
@@ -156,6 +161,7 @@ impl Gate {
             target: request_target::parse_target(head.target).ok(),
             id: id.unwrap_or_else(|| self.services.shared.request_id()),
             client,
+            origin: self.cross_site.origin_of(head.headers),
             is_strict: preferences.strict || config.specification.profile == Profile::Strict,
             preferences,
             head,
@@ -184,6 +190,13 @@ impl Gate {
         };
         report.route = passthrough::ROUTE_NAME;
         route.check_method(head.method)?;
+        let is_websocket = route.upgrade && passthrough::asks_for_websocket(&head);
+        self.cross_site.check_passed(
+            (head.method, is_websocket),
+            head.headers,
+            received.origin,
+            !route.hosts.is_empty(),
+        )?;
         let principal = if route.access == PassThroughAccess::Open {
             None
         } else {
@@ -203,6 +216,10 @@ impl Gate {
             principal,
             admitted,
             scheme: config.public_url.scheme(),
+            readable_by: match received.origin {
+                RequestOrigin::Allowed(origin) => Some(origin.clone()),
+                RequestOrigin::Absent | RequestOrigin::Own | RequestOrigin::Foreign => None,
+            },
         };
         PassThrough::prepare(route, &head, target, origin).map(Some)
     }
@@ -218,10 +235,18 @@ impl Gate {
         let config = &self.services.config;
         let routed = match self.find_endpoint(received, report)? {
             Routed::Endpoint(routed) => routed,
-            Routed::Options(draft) => return Ok(draft),
+            Routed::Options(mut draft) => {
+                let asked = received.head.headers;
+                add_preflight_headers(&mut draft.headers, asked, received.origin);
+                return Ok(draft);
+            }
         };
+        let head = &received.head;
+        self.cross_site
+            .check(head.method, head.headers, received.origin)?;
         if routed.endpoint.access == RequiredAccess::Nothing {
-            return handlers::read_versions(received, routed.endpoint, config, body).await;
+            let (endpoint, route) = (routed.endpoint, &routed.matched.route);
+            return handlers::read_public(received, endpoint, route, config, body).await;
         }
         let caller = self
             .authenticate(received, AuditAction::Read, report)
@@ -384,6 +409,10 @@ impl Gate {
             Purpose::Cancel => {
                 Box::pin(handlers::cancel_operation(services, request, body, report)).await
             }
+            Purpose::Plan => {
+                let authorized = self.authorize(request, &route, report)?;
+                Box::pin(handlers::make_plan(services, &authorized, &route, body)).await
+            }
             Purpose::Read => match &route {
                 Route::Backup(target) => {
                     let authorized = self.authorize(request, &route, report)?;
@@ -397,11 +426,20 @@ impl Gate {
                     let authorized = self.authorize(request, &route, report)?;
                     handlers::read_vm(services, &authorized, vm, body).await
                 }
-                Route::Statuses => handlers::read_statuses(services, request, body, report).await,
-                // The table has no reads of these, and Versions needs no caller.
-                Route::Restore(_) | Route::BackUp | Route::Versions => {
-                    Err(Refusal::from(Code::NoSuchRoute))
+                Route::Vms => Box::pin(handlers::list_vms(services, request, body)).await,
+                Route::Capabilities(vm) => {
+                    let authorized = self.authorize(request, &route, report)?;
+                    handlers::read_capabilities(services, &authorized, vm, body).await
                 }
+                Route::Permissions => handlers::read_permissions(services, request, body).await,
+                Route::Statuses => handlers::read_statuses(services, request, body, report).await,
+                // The table has no reads of these, or they need no caller.
+                Route::Restore(_)
+                | Route::Plan(_)
+                | Route::BackUp
+                | Route::Versions
+                | Route::Document
+                | Route::Root => Err(Refusal::from(Code::NoSuchRoute)),
             },
         }
     }

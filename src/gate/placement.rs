@@ -40,6 +40,13 @@ impl Placements {
                 .map(|(_, backend)| backend)
         })
     }
+
+    /// Where VMs are whose ids begin so, unless a longer pattern says otherwise.
+    pub(super) fn find_beginning(&self, beginning: &str) -> Option<&BackendName> {
+        let mut prefixes = self.prefixes.iter();
+        let longest = prefixes.find(|(prefix, _)| beginning.starts_with(prefix.as_str()));
+        longest.map(|(_, backend)| backend)
+    }
 }
 
 #[cfg(test)]

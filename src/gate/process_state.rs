@@ -101,15 +101,7 @@ impl ProcessState {
     )]
     pub(crate) fn request_id(&self) -> RequestId {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let mut text = String::with_capacity(limits::REQUEST_ID_BYTES_MAX);
-        text.push_str(&self.prefix);
-        text.push('-');
-        let digits = (0..64_u32)
-            .step_by(4)
-            .rev()
-            .map(|shift| (number >> shift) & 15);
-        let digits = digits.filter_map(|digit| char::from_digit(u32::try_from(digit).ok()?, 16));
-        text.extend(digits.skip_while(|digit| *digit == '0'));
+        let text = format!("{}-{number:x}", self.prefix);
         RequestId::new(&text).expect("short visible ASCII")
     }
 

@@ -88,13 +88,14 @@ codes! {
     UnknownMember BAD_REQUEST "Unknown member" "The body has a member that is unknown or read-only.";
     NothingToUpdate BAD_REQUEST "Nothing to update" "The body has no member that can be updated.";
     MalformedIdempotencyKey BAD_REQUEST "Malformed idempotency key" "The Idempotency-Key header must be one key of 1 to 255 visible characters.";
-    MalformedLastEventId BAD_REQUEST "Malformed Last-Event-ID" "The Last-Event-ID header is not the id of an event of this Status.";
+    MalformedLastEventId BAD_REQUEST "Malformed Last-Event-ID" "The Last-Event-ID header is not the id of an event of this stream.";
     MalformedPrefer BAD_REQUEST "Malformed Prefer" "The Prefer header has an invalid value for wait, handling or respond-async.";
     PartialContent BAD_REQUEST "Partial content" "The body must be the whole representation, without Content-Range; nothing was changed.";
     AmbiguousStatus BAD_REQUEST "Ambiguous Status" "The parameters match operations on several VMs.";
     InvalidRequest BAD_REQUEST "Invalid request" "The VM manager rejected the request as invalid.";
     Unauthenticated UNAUTHORIZED "Authentication required" "The credentials are missing or invalid.";
     NotPermitted FORBIDDEN "Not permitted" "The caller is not permitted to do this.";
+    CrossSite FORBIDDEN "Cross-site request" "The request was made by a web page of another site; nothing was changed.";
     NoSuchRoute NOT_FOUND "No such resource" "There is no resource at this path.";
     NoSuchVm NOT_FOUND "No such VM" "The VM does not exist.";
     NoSuchBackup NOT_FOUND "No such backup" "The VM has no such backup.";
@@ -111,6 +112,7 @@ codes! {
     Cancelled CONFLICT "Cancelled" "The operation was cancelled.";
     LengthRequired LENGTH_REQUIRED "Length required" "A request body with a Content-Length is required.";
     PreconditionFailed PRECONDITION_FAILED "Precondition failed" "The resource does not meet the condition of the request; nothing was changed.";
+    PlanStale PRECONDITION_FAILED "Plan stale" "The plan is stale: the VM or its backups changed after it was made. Nothing was changed; make a new plan.";
     BodyTooLarge PAYLOAD_TOO_LARGE "Body too large" "The request body is too large.";
     TargetTooLong URI_TOO_LONG "Request target too long" "The request target is too long.";
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "Unsupported media type" "Unsupported request media type.";

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::gate::json::Json;
 use crate::gate::json::parse_object;
+use crate::gate::links;
 use crate::gate::negotiate::BodyEncoding;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
@@ -20,6 +21,7 @@ use crate::model::PublicText;
 use crate::model::RestoreOptions;
 use crate::model::Tag;
 use crate::model::TextError;
+use crate::model::Verb;
 use crate::model::limits;
 use crate::model::suggest;
 use crate::public_text;
@@ -228,9 +230,70 @@ pub(super) fn parse_restore(
 ) -> Result<RestoreRequest, Refusal> {
     let pairs = match encoding {
         BodyEncoding::Json if body.is_empty() => Vec::new(),
-        BodyEncoding::Json => parse_object(body)?,
-        BodyEncoding::Form => parse_form(body)?,
+        BodyEncoding::Json | BodyEncoding::Form => parse_pairs(body, encoding)?,
     };
+    read_restore_pairs(pairs, known, strict)
+}
+
+/// What a plan is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PlanRequest {
+    pub(super) verb: Verb,
+    /// The options of a restore; none for a delete.
+    pub(super) options: RestoreOptions,
+    pub(super) ignored: IgnoredMembers,
+}
+
+/// The body of a plan: `op`, and the pairs of the restore. A note is allowed, so that the same pairs can be sent twice, and not kept.
+pub(super) fn parse_plan(
+    body: &[u8],
+    encoding: BodyEncoding,
+    known: &[(&str, &str)],
+    strict: bool,
+) -> Result<PlanRequest, Refusal> {
+    let mut pairs = parse_pairs(body, encoding)?;
+    let found = pairs.iter().position(|(name, _)| name == "op");
+    let (_, op) = match found {
+        Some(at) => pairs.remove(at),
+        None => return Err(Refusal::from(Code::MissingMember).on("op")),
+    };
+    let verb = PLANNED_VERBS.into_iter().find(|verb| {
+        // As in the parameter of the same name on the list of Statuses.
+        matches!(&op, Json::Text(text) if text.eq_ignore_ascii_case(links::op(*verb)))
+    });
+    let verb = verb.ok_or_else(|| {
+        invalid_member(
+            "op",
+            public_text!("The value must be \"restore-Backup\" or \"delete-Backup\"."),
+        )
+    })?;
+    let known = match verb {
+        Verb::Restore => known,
+        Verb::Create | Verb::Update | Verb::Delete => &[],
+    };
+    let restore = read_restore_pairs(pairs, known, strict)?;
+    Ok(PlanRequest {
+        verb,
+        options: restore.options,
+        ignored: restore.ignored,
+    })
+}
+
+/// What plans are made of: the changes that lose data.
+const PLANNED_VERBS: [Verb; 2] = [Verb::Restore, Verb::Delete];
+
+fn parse_pairs(body: &[u8], encoding: BodyEncoding) -> Result<Vec<(String, Json)>, Refusal> {
+    match encoding {
+        BodyEncoding::Json => parse_object(body),
+        BodyEncoding::Form => parse_form(body),
+    }
+}
+
+fn read_restore_pairs(
+    pairs: Vec<(String, Json)>,
+    known: &[(&str, &str)],
+    strict: bool,
+) -> Result<RestoreRequest, Refusal> {
     if pairs.len() > limits::RESTORE_OPTIONS_MAX {
         let text = public_text!("At most 32 pairs are allowed.");
         return Err(Refusal::says(Code::InvalidMember, text));

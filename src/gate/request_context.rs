@@ -5,6 +5,7 @@ use http::HeaderMap;
 
 use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::client_address::ClientAddress;
+use crate::gate::cross_site::RequestOrigin;
 use crate::gate::limiter::AdmittedRequest;
 use crate::gate::negotiate;
 use crate::gate::prefer::Preferences;
@@ -23,6 +24,8 @@ pub(super) struct ReceivedRequest<'a> {
     pub(super) target: Option<TargetParts<'a>>,
     pub(super) id: RequestId,
     pub(super) client: ClientAddress,
+    /// Where the page is from that made the request, if one did.
+    pub(super) origin: RequestOrigin<'a>,
     pub(super) preferences: Preferences,
     /// Whether the request is read strictly: it asks for that, or the configuration does.
     pub(super) is_strict: bool,

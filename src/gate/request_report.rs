@@ -54,7 +54,7 @@ impl RequestReport {
         route: &Route,
     ) {
         let action = match purpose {
-            Purpose::Read => return,
+            Purpose::Read | Purpose::Plan => return,
             Purpose::Change(verb) => AuditAction::Change(verb),
             Purpose::Cancel => AuditAction::Cancel,
         };

@@ -28,16 +28,28 @@ pub enum RouteKind {
     Backup,
     /// The restore of a VM from a backup.
     Restore,
+    /// What a restore or a delete would do.
+    Plan,
     /// The backups of a VM.
     Backups,
     /// Creating a backup, at the path that the source gives.
     BackUp,
+    /// The VMs of all backends.
+    Vms,
     /// One VM.
     Vm,
+    /// What can be done with the backups of a VM.
+    Capabilities,
+    /// What the caller may do.
+    Permissions,
     /// Statuses.
     Statuses,
     /// The versions of specification and implementation.
     Versions,
+    /// The description of the API.
+    Document,
+    /// The page for people who have only the address.
+    Root,
 }
 
 /// One route: a path and what each method does there.
@@ -77,12 +89,46 @@ impl RouteSpec {
         match self.kind {
             RouteKind::Backup
             | RouteKind::Restore
+            | RouteKind::Plan
             | RouteKind::Backups
             | RouteKind::BackUp
-            | RouteKind::Vm => true,
-            RouteKind::Statuses | RouteKind::Versions => false,
+            | RouteKind::Vms
+            | RouteKind::Vm
+            | RouteKind::Capabilities => true,
+            RouteKind::Permissions
+            | RouteKind::Statuses
+            | RouteKind::Versions
+            | RouteKind::Document
+            | RouteKind::Root => false,
         }
     }
+
+    /// Whether a pass-through route may have this path. Routes that came with the second edition leave paths to pass-through
+    /// routes that had them before.
+    pub(super) const fn reservation(&self) -> Reservation {
+        match self.kind {
+            RouteKind::Backup
+            | RouteKind::Restore
+            | RouteKind::Backups
+            | RouteKind::BackUp
+            | RouteKind::Vm
+            | RouteKind::Statuses
+            | RouteKind::Versions => Reservation::Always,
+            RouteKind::Plan | RouteKind::Vms | RouteKind::Capabilities => Reservation::Requests,
+            RouteKind::Permissions | RouteKind::Document | RouteKind::Root => Reservation::None,
+        }
+    }
+}
+
+/// How far the path of a route is kept from pass-through routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reservation {
+    /// Neither prefixes nor requests.
+    Always,
+    /// Requests for it are never passed through; a prefix that begins with it is allowed for what is below it.
+    Requests,
+    /// A pass-through route with that path gets its requests.
+    None,
 }
 
 /// One method on one route: everything that the stages of the pipeline need to know about it.
@@ -100,6 +146,8 @@ pub(super) struct Endpoint {
 pub(super) enum Purpose {
     /// To read.
     Read,
+    /// To learn what a change would do. Nothing is changed.
+    Plan,
     /// To change something, durably.
     Change(Verb),
     /// To stop an operation.
@@ -111,6 +159,8 @@ pub(super) enum Purpose {
 pub(super) enum RequiredAccess {
     /// Nothing, not even credentials.
     Nothing,
+    /// Only to be known: what is answered depends on what the caller may read.
+    Caller,
     /// This action on the VM as such.
     Vm(Action),
     /// At least one of these on the backup; the body decides which.
@@ -174,6 +224,15 @@ const RESTORE: &[Endpoint] = &[Endpoint {
     ..CREATE
 }];
 
+// The body says which of the two it is about, and that one is checked then.
+const PLAN: &[Endpoint] = &[Endpoint {
+    purpose: Purpose::Plan,
+    access: RequiredAccess::Backup(&[Action::Restore, Action::Delete]),
+    body: ExpectedBody::Required(BodyEntity::Pairs),
+    response: Representation::Own(negotiate::PLAN),
+    ..CREATE
+}];
+
 const BACKUPS: &[Endpoint] = &[
     Endpoint {
         access: RequiredAccess::Vm(Action::Read),
@@ -188,6 +247,34 @@ const BACK_UP: &[Endpoint] = &[CREATE];
 const VM: &[Endpoint] = &[Endpoint {
     access: RequiredAccess::Vm(Action::Read),
     response: Representation::Own(negotiate::VM),
+    ..READ
+}];
+
+const VMS: &[Endpoint] = &[Endpoint {
+    access: RequiredAccess::Caller,
+    response: Representation::Own(negotiate::VMS),
+    ..READ
+}];
+
+const CAPABILITIES: &[Endpoint] = &[Endpoint {
+    access: RequiredAccess::Vm(Action::Read),
+    response: Representation::Own(negotiate::CAPABILITIES),
+    ..READ
+}];
+
+const PERMISSIONS: &[Endpoint] = &[Endpoint {
+    access: RequiredAccess::Caller,
+    response: Representation::Own(negotiate::PERMISSIONS),
+    ..READ
+}];
+
+const DOCUMENT: &[Endpoint] = &[Endpoint {
+    response: Representation::Own(negotiate::JSON),
+    ..READ
+}];
+
+const ROOT: &[Endpoint] = &[Endpoint {
+    response: Representation::Page,
     ..READ
 }];
 
@@ -231,6 +318,13 @@ pub const ROUTES: &[RouteSpec] = &[
         endpoints: RESTORE,
     },
     RouteSpec {
+        name: "plan",
+        template: "/vms/{vm}/backups/{b}/plan",
+        allow: POST_ALLOW,
+        kind: RouteKind::Plan,
+        endpoints: PLAN,
+    },
+    RouteSpec {
         name: "backups",
         template: "/vms/{vm}/backups",
         allow: "GET, HEAD, POST, OPTIONS",
@@ -250,6 +344,41 @@ pub const ROUTES: &[RouteSpec] = &[
         allow: POST_ALLOW,
         kind: RouteKind::BackUp,
         endpoints: BACK_UP,
+    },
+    RouteSpec {
+        name: "vms",
+        template: "/vms",
+        allow: READ_ALLOW,
+        kind: RouteKind::Vms,
+        endpoints: VMS,
+    },
+    RouteSpec {
+        name: "capabilities",
+        template: "/vms/{vm}/capabilities",
+        allow: READ_ALLOW,
+        kind: RouteKind::Capabilities,
+        endpoints: CAPABILITIES,
+    },
+    RouteSpec {
+        name: "permissions",
+        template: "/permissions",
+        allow: READ_ALLOW,
+        kind: RouteKind::Permissions,
+        endpoints: PERMISSIONS,
+    },
+    RouteSpec {
+        name: "document",
+        template: "/openapi.json",
+        allow: READ_ALLOW,
+        kind: RouteKind::Document,
+        endpoints: DOCUMENT,
+    },
+    RouteSpec {
+        name: "root",
+        template: "/",
+        allow: READ_ALLOW,
+        kind: RouteKind::Root,
+        endpoints: ROOT,
     },
     RouteSpec {
         name: "vm",
@@ -286,12 +415,18 @@ pub const ROUTES: &[RouteSpec] = &[
 pub(super) enum Route {
     Backup(Target),
     Restore(Target),
+    Plan(Target),
     Backups(VmId),
     /// The VM is named by the query: see [`Route::resolve`].
     BackUp,
+    Vms,
     Vm(VmId),
+    Capabilities(VmId),
+    Permissions,
     Statuses,
     Versions,
+    Document,
+    Root,
 }
 
 /// A route and its row of the table.
@@ -317,8 +452,14 @@ impl Route {
         Ok(match (kind, ids) {
             (RouteKind::Backup, [Some(vm), Some(backup)]) => Self::Backup(target(vm, backup)?),
             (RouteKind::Restore, [Some(vm), Some(backup)]) => Self::Restore(target(vm, backup)?),
+            (RouteKind::Plan, [Some(vm), Some(backup)]) => Self::Plan(target(vm, backup)?),
             (RouteKind::Backups, [Some(vm), None]) => Self::Backups(vm_id(vm)?),
             (RouteKind::Vm, [Some(vm), None]) => Self::Vm(vm_id(vm)?),
+            (RouteKind::Capabilities, [Some(vm), None]) => Self::Capabilities(vm_id(vm)?),
+            (RouteKind::Vms, [None, None]) => Self::Vms,
+            (RouteKind::Permissions, [None, None]) => Self::Permissions,
+            (RouteKind::Document, [None, None]) => Self::Document,
+            (RouteKind::Root, [None, None]) => Self::Root,
             (RouteKind::BackUp, [None, None]) => Self::BackUp,
             (RouteKind::Statuses, [None, None]) => Self::Statuses,
             (RouteKind::Versions, [None, None]) => Self::Versions,
@@ -326,11 +467,17 @@ impl Route {
             (
                 RouteKind::Backup
                 | RouteKind::Restore
+                | RouteKind::Plan
                 | RouteKind::Backups
                 | RouteKind::Vm
                 | RouteKind::BackUp
+                | RouteKind::Vms
+                | RouteKind::Capabilities
+                | RouteKind::Permissions
                 | RouteKind::Statuses
-                | RouteKind::Versions,
+                | RouteKind::Versions
+                | RouteKind::Document
+                | RouteKind::Root,
                 [_, _],
             ) => return Err(Refusal::from(Code::NoSuchRoute)),
         })
@@ -339,17 +486,34 @@ impl Route {
     /// The VM that is named.
     pub(super) const fn vm(&self) -> Option<&VmId> {
         match self {
-            Self::Backup(target) | Self::Restore(target) => Some(&target.vm),
-            Self::Backups(vm) | Self::Vm(vm) => Some(vm),
-            Self::BackUp | Self::Statuses | Self::Versions => None,
+            Self::Backup(target) | Self::Restore(target) | Self::Plan(target) => Some(&target.vm),
+            Self::Backups(vm) | Self::Vm(vm) | Self::Capabilities(vm) => Some(vm),
+            Self::BackUp
+            | Self::Vms
+            | Self::Permissions
+            | Self::Statuses
+            | Self::Versions
+            | Self::Document
+            | Self::Root => None,
         }
     }
 
     /// The backup that is named.
     pub(super) const fn backup(&self) -> Option<&BackupId> {
         match self {
-            Self::Backup(target) | Self::Restore(target) => Some(&target.backup),
-            Self::Backups(_) | Self::Vm(_) | Self::BackUp | Self::Statuses | Self::Versions => None,
+            Self::Backup(target) | Self::Restore(target) | Self::Plan(target) => {
+                Some(&target.backup)
+            }
+            Self::Backups(_)
+            | Self::Vms
+            | Self::Vm(_)
+            | Self::Capabilities(_)
+            | Self::Permissions
+            | Self::BackUp
+            | Self::Statuses
+            | Self::Versions
+            | Self::Document
+            | Self::Root => None,
         }
     }
 
@@ -429,6 +593,7 @@ mod tests {
         Route::Backup(target_of(vm, id))
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table")]
     #[test]
     fn targets_become_routes_or_refusals() {
         let vm = |id: &str| Route::Vm(VmId::new(id).unwrap());
@@ -452,9 +617,14 @@ mod tests {
                 "/vms/1/backups/2/restore",
                 Ok(("restore", Route::Restore(target_of("1", "2")))),
             ),
+            (
+                "/vms/1/backups/2/plan",
+                Ok(("plan", Route::Plan(target_of("1", "2")))),
+            ),
+            ("/vms/1/backups/2/plans", Err(Code::NoSuchRoute)),
             ("/statuses?seq=1", Ok(("statuses", Route::Statuses))),
-            ("/", Err(Code::NoSuchRoute)),
-            ("http://h", Err(Code::NoSuchRoute)),
+            ("/", Ok(("root", Route::Root))),
+            ("http://h", Ok(("root", Route::Root))),
             ("/vms/1/", Err(Code::NoSuchRoute)),
             ("//vms/1", Err(Code::NoSuchRoute)),
             ("/vms//backups", Err(Code::NoSuchRoute)),
@@ -496,6 +666,26 @@ mod tests {
             ("http://u@h/vms/1", Err(Code::MalformedTarget)),
             ("http:///vms/1", Err(Code::MalformedTarget)),
             ("", Err(Code::MalformedTarget)),
+        ];
+        for (target, expected) in rows {
+            assert_eq!(find(target), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn lists_and_pages_are_found_by_their_exact_paths() {
+        let vm = Route::Capabilities(VmId::new("a/b").unwrap());
+        let rows = [
+            ("/vms", Ok(("vms", Route::Vms))),
+            ("/vms?name=a", Ok(("vms", Route::Vms))),
+            ("/vms/", Err(Code::NoSuchRoute)),
+            ("/vms/a%2Fb/capabilities", Ok(("capabilities", vm))),
+            ("/vms/a/capabilities/b", Err(Code::NoSuchRoute)),
+            ("/permissions?vm=1", Ok(("permissions", Route::Permissions))),
+            ("/openapi.json", Ok(("document", Route::Document))),
+            ("/openapi.json/", Err(Code::NoSuchRoute)),
+            ("/?x", Ok(("root", Route::Root))),
+            ("//", Err(Code::NoSuchRoute)),
         ];
         for (target, expected) in rows {
             assert_eq!(find(target), expected, "{target}");
@@ -545,7 +735,9 @@ mod tests {
                 let is_named = match endpoint.access {
                     RequiredAccess::Vm(_) => route.vm().is_some() && route.backup().is_none(),
                     RequiredAccess::Backup(_) => route.backup().is_some(),
-                    RequiredAccess::Nothing | RequiredAccess::Operation => route.vm().is_none(),
+                    RequiredAccess::Nothing
+                    | RequiredAccess::Caller
+                    | RequiredAccess::Operation => route.vm().is_none(),
                 };
                 assert!(is_named, "{} {}", endpoint.method, spec.template);
             }

@@ -71,9 +71,10 @@ fn versions(headers: &HeaderMap) -> Result<[Vec<&str>; 3], Refusal> {
     let mut bytes = [0_usize; 3];
     // One look at every field costs less than three look-ups of long names.
     for (name, value) in headers {
-        let known = NAMES.iter().zip(&mut found).zip(&mut bytes);
-        let Some(((_, list), bytes)) = known.into_iter().find(|((known, _), _)| *known == name)
-        else {
+        let Some(index) = NAMES.iter().position(|known| known == name) else {
+            continue;
+        };
+        let (Some(list), Some(bytes)) = (found.get_mut(index), bytes.get_mut(index)) else {
             continue;
         };
         *bytes = bytes.saturating_add(value.len());

@@ -9,18 +9,25 @@ use serde::Serializer;
 use crate::gate::links;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::model::Action;
+use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::IgnoredMembers;
 use crate::model::Operation;
+use crate::model::OperationState;
 use crate::model::Phase;
+use crate::model::PublicText;
 use crate::model::Tag;
 use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::operations::Capability;
+use crate::operations::ListCount;
+use crate::operations::Recovery;
 
 /// A value written as its own text.
-struct AsText<T>(T);
+pub(super) struct AsText<T>(pub(super) T);
 
 impl<T: Display> Serialize for AsText<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -32,7 +39,7 @@ impl<T: Display> Serialize for AsText<T> {
 const REPLY_BYTES: usize = 1024;
 
 /// Writes one of the shapes below, none of which can fail to be written.
-fn bytes(shape: &impl Serialize) -> Bytes {
+pub(super) fn bytes(shape: &impl Serialize) -> Bytes {
     let mut bytes = Vec::with_capacity(REPLY_BYTES);
     if serde_json::to_writer(&mut bytes, shape).is_err() {
         bytes.clear();
@@ -84,15 +91,18 @@ pub(super) fn backup(base: &str, vm: &VmId, backup: &Backup) -> Bytes {
     bytes(&backup_shape(base, vm, backup))
 }
 
-/// Backups of one VM.
-pub(super) fn backups(base: &str, vm: &VmId, backups: &[Backup]) -> Bytes {
+/// Backups of one VM, and how many there are in all, if that was asked for.
+pub(super) fn backups(base: &str, vm: &VmId, backups: &[Backup], count: Option<usize>) -> Bytes {
     #[derive(Serialize)]
     struct Shape<'a> {
         backups: Vec<BackupShape<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<usize>,
     }
     let shape = |backup| backup_shape(base, vm, backup);
     bytes(&Shape {
         backups: backups.iter().map(shape).collect(),
+        count,
     })
 }
 
@@ -120,6 +130,161 @@ pub(super) fn vm(base: &str, vm: &Vm, backups: &[Backup]) -> Bytes {
     })
 }
 
+/// One VM of a list, with what this caller sees beside it.
+pub(super) struct ListedVm<'a> {
+    pub(super) vm: &'a Vm,
+    pub(super) backend: Option<&'a BackendName>,
+    pub(super) last_backup: Option<&'a Backup>,
+}
+
+/// VMs of all backends; `gap` says why some may be missing. Deviation D24.
+pub(super) fn vms<'a>(
+    base: &str,
+    listed: impl Iterator<Item = ListedVm<'a>>,
+    gap: Option<&'a PublicText>,
+) -> Bytes {
+    #[derive(Serialize)]
+    struct LastBackup {
+        uri: String,
+        created: AsText<Timestamp>,
+    }
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        id: &'a str,
+        name: &'a str,
+        uri: String,
+        backups: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        state: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        backend: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_backup: Option<LastBackup>,
+    }
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        vms: Vec<Entry<'a>>,
+        complete: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
+    }
+    let entry = |listed: ListedVm<'a>| {
+        let vm = listed.vm;
+        let uri = links::vm(base, &vm.id);
+        Entry {
+            id: vm.id.as_str(),
+            name: &vm.name,
+            backups: [&uri, "/backups"].concat(),
+            uri,
+            state: vm.run_state.map(|run_state| run_state.as_str()),
+            backend: listed.backend.map(BackendName::as_str),
+            last_backup: listed.last_backup.map(|backup| LastBackup {
+                uri: links::backup(base, &vm.id, &backup.id),
+                created: AsText(backup.created),
+            }),
+        }
+    };
+    bytes(&Shape {
+        vms: listed.map(entry).collect(),
+        complete: gap.is_none(),
+        message: gap.map(PublicText::as_str),
+    })
+}
+
+/// What can be done with the backups of a VM. Deviation D25.
+pub(super) fn capabilities(capability: &Capability) -> Bytes {
+    #[derive(Serialize)]
+    struct VerbShape {
+        supported: bool,
+        cancel: bool,
+        progress: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovery: Option<&'static str>,
+        options: Vec<&'static str>,
+    }
+    #[derive(Serialize)]
+    struct Verbs {
+        create: VerbShape,
+        update: VerbShape,
+        delete: VerbShape,
+        restore: VerbShape,
+    }
+    #[derive(Serialize)]
+    struct Shape {
+        verbs: Verbs,
+        kinds: Vec<&'static str>,
+        lists_vms: bool,
+    }
+    let shape = |verb: Verb| {
+        let can = capability.verb(verb);
+        let options = match verb {
+            Verb::Restore => capability.restore_options,
+            Verb::Create | Verb::Update | Verb::Delete => &[],
+        };
+        VerbShape {
+            supported: can.is_some(),
+            cancel: can.is_some_and(|can| can.cancel),
+            progress: can.is_some_and(|can| can.progress),
+            recovery: can.map(|can| recovery_word(can.recovery)),
+            options: options.iter().map(|(name, _)| *name).collect(),
+        }
+    };
+    bytes(&Shape {
+        verbs: Verbs {
+            create: shape(Verb::Create),
+            update: shape(Verb::Update),
+            delete: shape(Verb::Delete),
+            restore: shape(Verb::Restore),
+        },
+        kinds: capability.kinds.iter().map(|kind| kind.as_str()).collect(),
+        lists_vms: capability.lists_vms,
+    })
+}
+
+/// How a lost answer is made good, as callers read it: one word each.
+const fn recovery_word(recovery: Recovery) -> &'static str {
+    match recovery {
+        Recovery::ReplaySafe => "replay-safe",
+        Recovery::Listable => "listable",
+        Recovery::NoTrace => "no-trace",
+    }
+}
+
+/// Whether an action is allowed, and what its refusal would be.
+pub(super) struct Decision {
+    pub(super) action: Action,
+    pub(super) refused: Option<(Code, PublicText)>,
+}
+
+/// What the caller may do. Deviation D26.
+pub(super) fn permissions(decisions: &[Decision]) -> Bytes {
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        action: &'static str,
+        allowed: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        actions: Vec<Entry<'a>>,
+    }
+    let entries = decisions.iter().map(|decision| {
+        let refused = decision.refused.as_ref();
+        Entry {
+            action: decision.action.as_str(),
+            allowed: refused.is_none(),
+            code: refused.map(|(code, _)| code.as_str()),
+            reason: refused.map(|(_, reason)| reason.as_str()),
+        }
+    });
+    bytes(&Shape {
+        actions: entries.collect(),
+    })
+}
+
 /// Deviation D8: `status` and `message` are there at 100 only. Deviation D11: `state`, `ignored` and the times are not in the source.
 #[derive(Serialize)]
 struct StatusShape {
@@ -141,17 +306,6 @@ struct StatusShape {
     completed: Option<AsText<Timestamp>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<AsText<Timestamp>>,
-}
-
-const fn state(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Accepted => "QUEUED",
-        Phase::Submitting | Phase::Running | Phase::Uncertain => "RUNNING",
-        Phase::Succeeded => "SUCCESS",
-        Phase::Failed | Phase::NotExecuted => "FAILED",
-        Phase::Cancelled => "CANCELLED",
-        Phase::Unknown => "UNKNOWN",
-    }
 }
 
 /// The outcome of a final operation as an HTTP status and a sentence.
@@ -200,7 +354,7 @@ fn status_shape(operation: &Operation) -> StatusShape {
         status_uri: links::status(operation),
         status,
         message,
-        state: state(operation.phase),
+        state: OperationState::from(operation.phase).as_str(),
         ignored: operation.ignored.clone(),
         created: AsText(operation.created),
         started: operation.started.map(AsText),
@@ -214,14 +368,28 @@ pub(super) fn status(operation: &Operation) -> Bytes {
     bytes(&status_shape(operation))
 }
 
-/// Operations.
-pub(super) fn statuses<'a>(operations: impl Iterator<Item = &'a Operation>) -> Bytes {
+/// Operations, and how many there are in all, if that was asked for. Of very many only a minimum is known.
+pub(super) fn statuses<'a>(
+    operations: impl Iterator<Item = &'a Operation>,
+    count: Option<ListCount>,
+) -> Bytes {
     #[derive(Serialize)]
     struct Shape {
         statuses: Vec<StatusShape>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<usize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count_at_least: Option<usize>,
     }
+    let (count, count_at_least) = match count {
+        Some(ListCount::Exact(count)) => (Some(count), None),
+        Some(ListCount::AtLeast(count)) => (None, Some(count)),
+        None => (None, None),
+    };
     bytes(&Shape {
         statuses: operations.map(status_shape).collect(),
+        count,
+        count_at_least,
     })
 }
 

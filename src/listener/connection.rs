@@ -36,6 +36,8 @@ use tokio::time::Sleep;
 use crate::listener::request_tracker::ReadDecision;
 use crate::listener::request_tracker::RequestTracker;
 use crate::listener::unreadable_request::UnreadableRequests;
+use crate::listener::upstream_date::is_final_head;
+use crate::listener::upstream_date::restore_date;
 
 /// Size of the write buffer: more than a packet of most networks and than most responses of the API.
 const BUFFER_BYTES_MAX: usize = 4096;
@@ -183,6 +185,21 @@ impl<T: AsRef<RequestTracker> + Unpin> Http1Connection<T> {
         true
     }
 
+    /// Buffers the head of a forwarded response with the `Date` of its upstream. `false` for all other bytes.
+    fn buffers_restored_head(&mut self, bytes: &[u8]) -> bool {
+        // Heads are the first bytes after a flush.
+        if self.begun || !self.buffered.is_empty() || !is_final_head(bytes) {
+            return false;
+        }
+        let date = self.tracker.as_ref().take_upstream_date();
+        let Some(head) = date.and_then(|date| restore_date(bytes, &date)) else {
+            return false;
+        };
+        self.buffered = head;
+        self.begun = true;
+        true
+    }
+
     /// Reads bytes after a request that is still being handled, to find out whether the client has disconnected. Ready only
     /// some time after the end of the connection.
     fn poll_early(&mut self, context: &mut Context<'_>, mut room: usize) -> Poll<io::Result<()>> {
@@ -247,7 +264,7 @@ impl<T: AsRef<RequestTracker> + Unpin> AsyncWrite for Http1Connection<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.replaces_parser_answer(bytes) {
+        if self.replaces_parser_answer(bytes) || self.buffers_restored_head(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         self.poll_write_pieces(context, &[IoSlice::new(bytes)])
@@ -270,7 +287,9 @@ impl<T: AsRef<RequestTracker> + Unpin> AsyncWrite for Http1Connection<T> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let first = pieces.first().map(|piece| &**piece).unwrap_or_default();
-        if self.replaces_parser_answer(first) {
+        // Pingora writes a head as one piece.
+        let is_head = pieces.len() == 1 && self.buffers_restored_head(first);
+        if is_head || self.replaces_parser_answer(first) {
             let length = pieces
                 .iter()
                 .fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -181,6 +182,11 @@ pub(super) fn record_request_head(head: &[u8], framing: BodyFraming) {
 /// Stops checking received bytes, for example after an upgrade from HTTP/1.
 pub(super) fn stop_checking() {
     with_tracker(RequestTracker::stop_checking);
+}
+
+/// Keeps the `Date` of the upstream for the response head that is written next over HTTP/1; `None` forgets it.
+pub(super) fn keep_upstream_date(date: Option<HeaderValue>) {
+    with_tracker(|tracker| tracker.keep_upstream_date(date));
 }
 
 /// The target of the request of HTTP/1 as it was sent; `None` outside a guarded connection.

@@ -28,6 +28,7 @@ mod sockets;
 mod tests;
 mod tls;
 mod unreadable_request;
+mod upstream_date;
 
 pub use admin::Readiness;
 pub use config::Config;

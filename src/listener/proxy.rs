@@ -420,6 +420,8 @@ impl ProxyHttp for ApiProxy {
         context: &mut RequestContext,
     ) -> FailToProxy {
         if let Some(forwarded) = &mut context.forwarded {
+            // A refusal has the date at which it was made.
+            connection_phase::keep_upstream_date(None);
             let written = session.response_written();
             let sent = written
                 .map(|written| written.status.as_u16())

@@ -54,13 +54,29 @@ pub(super) fn read_request_head(session: &ServerSession) -> pingora::Result<Sent
     } else {
         connection_phase::received_target()
     };
-    let target = sent.unwrap_or_else(|| head.raw_path().to_vec());
+    let target = sent.unwrap_or_else(|| http2_target(head));
     Ok(SentHead {
         method: head.method.clone(),
         target,
         version: head.version,
         headers,
     })
+}
+
+/// The target of a request of HTTP/2. One with a scheme that is not of the web is judged in absolute form, as over HTTP/1.1.
+fn http2_target(head: &RequestHeader) -> Vec<u8> {
+    let path = head.raw_path();
+    let odd_scheme = head.uri.scheme_str().filter(|scheme| {
+        !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case("http")
+    });
+    match odd_scheme {
+        None => path.to_vec(),
+        Some(scheme) => {
+            let authority = head.uri.authority();
+            let authority = authority.map_or("", http::uri::Authority::as_str);
+            [scheme.as_bytes(), b"://", authority.as_bytes(), path].concat()
+        }
+    }
 }
 
 /// How the body of an HTTP/1 request is framed, as Pingora reads it. The gate refuses ambiguous framing before the body is read.

@@ -4,6 +4,7 @@
 //! line of each request is kept as sent, chunked bodies are checked, and bytes after the end of a request wait here until that
 //! request has been answered.
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 use parking_lot::MutexGuard;
 
@@ -61,6 +62,8 @@ struct TrackedRequest {
     is_overread: bool,
     /// Whether the body contradicts its framing.
     is_malformed: bool,
+    /// The `Date` of the upstream, for the response head that is written next.
+    upstream_date: Option<HeaderValue>,
 }
 
 /// What to do with received bytes.
@@ -87,6 +90,7 @@ impl RequestTracker {
         state.received = 0;
         state.is_overread = false;
         state.is_malformed = false;
+        state.upstream_date = None;
     }
 
     /// Records the request head as Pingora read it, and how the body after it is framed.
@@ -120,6 +124,15 @@ impl RequestTracker {
         if last.capacity() <= KEPT_CAPACITY {
             state.last = last;
         }
+    }
+
+    /// Keeps the `Date` of the upstream for the response head that is written next; `None` forgets it.
+    pub(super) fn keep_upstream_date(&self, date: Option<HeaderValue>) {
+        self.lock().upstream_date = date;
+    }
+
+    pub(super) fn take_upstream_date(&self) -> Option<HeaderValue> {
+        self.lock().upstream_date.take()
     }
 
     /// Stops checking what follows.

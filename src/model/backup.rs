@@ -59,6 +59,16 @@ pub enum BackupState {
 }
 
 impl BackupState {
+    /// Every state, in the order of the documentation.
+    pub const ALL: [Self; 6] = [
+        Self::Creating,
+        Self::Available,
+        Self::Updating,
+        Self::Restoring,
+        Self::Deleting,
+        Self::Error,
+    ];
+
     /// The word used on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

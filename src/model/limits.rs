@@ -1,5 +1,6 @@
 //! Every maximum in one place, each with its reason. Where an operator might differ there is a configuration key.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// Longest VM or backup identifier in bytes: the longest file name of common file systems.
@@ -45,6 +46,8 @@ pub const RESTORE_OPTIONS_MAX: usize = 32;
 pub const BODY_BYTES: u64 = 64 * 1024;
 /// Range of `limits.body`.
 pub const BODY_BYTES_RANGE: (u64, u64) = (1024, 1024 * 1024);
+/// Most origins in `server.allowed_origins`: each request of a page is compared with all of them.
+pub const ALLOWED_ORIGINS_MAX: usize = 100;
 /// Longest request target in bytes unless `limits.target` says otherwise.
 pub const TARGET_BYTES: u64 = 8 * 1024;
 /// Largest request head in bytes (names and values) unless `limits.header` says otherwise.
@@ -92,8 +95,38 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const PAGE_MAX: u16 = 1000;
 /// Entries of one page when the caller does not say.
 pub const PAGE: u16 = 100;
+/// Statuses that are looked at for one page, besides those that are on it: some milliseconds of processor. A page whose filters
+/// pass over more ends early, with a link to the next.
+pub const LIST_WORK_MAX: usize = 2000;
+/// Statuses that are looked at to count those that match: some ten milliseconds. Beyond it the count is a minimum.
+pub const LIST_COUNT_MAX: usize = 10_000;
+/// Statuses that are looked at for the newest that matches a form without a number.
+pub const LIST_SEARCH_MAX: usize = 10_000;
+/// Backups of one VM that are read to filter, sort or count them where the VM manager only lists: ten times more than any
+/// known VM has, and some seconds where each is read alone.
+pub const BACKUPS_SEARCHED_MAX: u16 = 20_000;
+/// Longest cursor of a list in bytes: a name and an id of 255 bytes each, and what binds them to the list, encoded.
+pub const CURSOR_BYTES_MAX: usize = 1024;
+/// Most tags that one list is filtered by: as many as a backup may have.
+pub const FILTER_TAGS_MAX: usize = TAGS_MAX;
 /// Ended operations that are remembered to check preconditions: many more than end while one request is judged.
 pub const ENDED_KEPT_MAX: usize = 1024;
+
+/// Most VMs of one backend that are listed: ids and names of so many are some 20 MiB.
+pub const VMS_LISTED_MAX: usize = 100_000;
+/// How long the list of VMs waits for a backend: a list that lacks one VM manager is of more use than none.
+pub const VMS_DEADLINE: Duration = Duration::from_secs(3);
+/// VMs that one page of the list of VMs looks at before it ends short, as long as it can say where it goes on: a filter that
+/// fits few of many VMs costs no more than one that fits all.
+pub const VMS_LOOKED_AT_MAX: usize = 2000;
+/// The same where it cannot say so without naming a VM that the caller may not see.
+pub const VMS_PASSED_OVER_MAX: usize = 100_000;
+/// VMs named one by one that one page looks up.
+pub const VM_LOOKUPS_MAX: usize = 200;
+/// Lookups and lists of backups that one page of VMs makes at once: a part of what `backend.reads` allows.
+pub const VM_LOOKUPS_AT_ONCE: usize = 8;
+/// Most VMs of a page whose last backup is shown: each costs a list of backups.
+pub const LAST_BACKUPS_MAX: usize = 100;
 
 /// Verified credentials remembered at once: bounded memory, 10,000 active callers.
 pub const CREDENTIALS_CACHED_MAX: usize = 10_000;
@@ -192,6 +225,12 @@ pub const BACKUP_RECALLED_DISKS_MAX: usize = 16;
 /// Files and directories watched for them by one `files` backend: 1000 backups with three disks, and less than the 8192 that
 /// old kernels allow one user.
 pub const BACKUP_WATCHES_MAX: usize = 6000;
+/// VMs of one `files` backend whose backups are kept in memory: each takes one of the 128 inotify instances that a user has.
+pub const INDEX_VMS_MAX: NonZeroUsize = NonZeroUsize::new(48).unwrap();
+/// Memory for the backups of these VMs in bytes, estimated: some 100,000 backups.
+pub const INDEX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Folders watched for one VM: two for each of 20,000 backups. The kernel takes about a kilobyte for each.
+pub const INDEX_WATCHES_MAX: usize = 40_000;
 /// Operations that may wait for one VM unless `operations.queue_per_vm` says otherwise.
 pub const QUEUE_PER_VM: u64 = 16;
 /// Operations that may be unfinished in all unless `operations.queue_total` says otherwise.
@@ -229,3 +268,7 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 pub const UPDATE_WAIT: Duration = Duration::from_secs(2);
 /// How long a whole request that reads from a backend may take.
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a plan says that it is worth looking at: a person decides within it, and a script that waits longer looks again. Nothing is
+/// kept for it; whether a plan is stale is decided by its fingerprint.
+pub const PLAN_LIFETIME: Duration = Duration::from_secs(10 * 60);

@@ -44,6 +44,12 @@ impl Pattern {
             .map_or((self.0.as_str(), false), |(before, _)| (before, true))
     }
 
+    /// Whether it is `*`, which everything fits.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.0 == "*"
+    }
+
     /// Whether the whole of `text` fits.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {

@@ -24,9 +24,7 @@ pub struct Version([u8; 32]);
 
 impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Version(")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        f.write_str(")")
+        write!(f, "Version({self})")
     }
 }
 
@@ -51,19 +49,32 @@ impl Version {
     }
 }
 
+/// Shown as 64 hexadecimal digits, which is what a caller sends back.
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// A hash over fields. Each has its length before it, so that two different lists of fields never have the same bytes.
 #[derive(Default)]
-struct Fields(blake3::Hasher);
+pub(super) struct Fields(blake3::Hasher);
 
 impl Fields {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.0.update(&length.to_le_bytes()).update(bytes);
     }
 
-    fn add_optional(&mut self, bytes: Option<&[u8]>) {
+    pub(super) fn add_optional(&mut self, bytes: Option<&[u8]>) {
         self.add(&[u8::from(bytes.is_some())]);
         self.add(bytes.unwrap_or_default());
+    }
+
+    /// The number of fields that follow as one list.
+    pub(super) fn add_count(&mut self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.add(&count.to_le_bytes());
     }
 
     fn add_backup(&mut self, backup: &Backup) {
@@ -86,8 +97,7 @@ impl Fields {
         self.add_optional(description.map(str::as_bytes));
         self.add_optional(kind.map(BackupKind::as_str).map(str::as_bytes));
         self.add(&created.as_millis().to_le_bytes());
-        let count = u64::try_from(tags.len()).unwrap_or(u64::MAX);
-        self.add(&count.to_le_bytes());
+        self.add_count(tags.len());
         for tag in tags.iter().map(Tag::as_str) {
             self.add(tag.as_bytes());
         }
@@ -97,7 +107,7 @@ impl Fields {
         self.add(&[u8::from(*protected)]);
     }
 
-    fn finish(self) -> Version {
+    pub(super) fn finish(self) -> Version {
         Version(*self.0.finalize().as_bytes())
     }
 }
@@ -124,6 +134,8 @@ pub enum Precondition {
     BackupPresent,
     /// The backups of the VM are unchanged since the caller listed them (the same fields on a create).
     ListUnchanged(Version),
+    /// A plan made now would have the same fingerprint as the one that the caller looked at (`If-Plan`).
+    PlanUnchanged(Version),
 }
 
 impl Precondition {
@@ -139,6 +151,9 @@ impl Precondition {
             ),
             Self::ListUnchanged(_) => public_text!(
                 "The backups of the VM changed after the condition of this request was checked; nothing was changed. List them before trying again."
+            ),
+            Self::PlanUnchanged(_) => public_text!(
+                "The plan is stale: the VM or its backups changed after it was made. Nothing was changed. Make a new plan before trying again."
             ),
         };
         Fault::new(FaultKind::PreconditionFailed, text)

@@ -46,6 +46,36 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// Parses an RFC 3339 time, with fractions of a second and an offset if it has them; `None` when it is none.
+    #[must_use]
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let upper = text.to_ascii_uppercase();
+        let zone = upper.get(19..)?.find(['Z', '+', '-'])?.checked_add(19)?;
+        let (local, zone) = upper.split_at_checked(zone)?;
+        let time = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+        let local = Self::from_system(time);
+        if zone == "Z" {
+            return Some(local);
+        }
+        let sign = zone.get(..1)?;
+        let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+        let number = |text: &str, most: u64| {
+            let is_number = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+            let number = text.parse::<u64>().ok().filter(|_| is_number)?;
+            (number <= most).then_some(number)
+        };
+        let minutes = number(hours, 23)?
+            .saturating_mul(60)
+            .saturating_add(number(minutes, 59)?);
+        let offset = Duration::from_secs(minutes.saturating_mul(60));
+        // Local time that is ahead is that much later than UTC.
+        Some(if sign == "+" {
+            local.minus(offset)
+        } else {
+            local.plus(offset)
+        })
+    }
+
     /// From the time a file or a system call gave; times before 1970 become 1970.
     #[must_use]
     pub fn from_system(time: SystemTime) -> Self {
@@ -100,6 +130,32 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rfc_3339_is_parsed_with_fractions_and_offsets() {
+        let rows = [
+            ("2026-11-24T01:02:03Z", Some(1_795_482_123_000)),
+            ("2026-11-24t01:02:03z", Some(1_795_482_123_000)),
+            ("2026-11-24T01:02:03.456Z", Some(1_795_482_123_456)),
+            ("2026-11-24T03:32:03+02:30", Some(1_795_482_123_000)),
+            ("2026-11-23T23:02:03.456-02:00", Some(1_795_482_123_456)),
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2026-11-24T01:02:03", None),
+            ("2026-11-24", None),
+            ("2026-13-24T01:02:03Z", None),
+            ("2026-11-24T01:02:03+2:30", None),
+            ("2026-11-24T01:02:03+24:00", None),
+            ("2026-11-24T01:02:03+01:60", None),
+            ("2026-11-24T01:02:03Zx", None),
+            ("1795482123000", None),
+            ("yesterday, at the time of tea", None),
+            ("", None),
+        ];
+        for (text, millis) in rows {
+            let found = Timestamp::parse_rfc3339(text);
+            assert_eq!(found, millis.map(Timestamp::from_millis), "{text:?}");
+        }
+    }
 
     #[test]
     fn timestamps_print_as_rfc_3339_and_never_overflow() {

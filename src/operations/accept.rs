@@ -35,6 +35,8 @@ struct QueuePlace<'a> {
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
+        // In `drop`, because an acceptance can end by an error, a panic or at shutdown, and the next operation of the
+        // VM waits for the place.
         if let Some(claim) = self.seq.and_then(|seq| self.core.live.withdraw(seq)) {
             self.core.start(claim);
         }
@@ -63,6 +65,8 @@ pub(crate) async fn accept(
     let known_changes = submission.known_changes.clone();
     let origin = submission.origin.clone();
     let operation = Arc::new(new_operation(core, permit, submission));
+    // Before every other reason to refuse: a client that repeats a request needs its Status most while the gateway is
+    // stopping or full.
     if let Some(replayed) = find_replayed(core, &operation).await? {
         return Ok((replayed, None));
     }
@@ -75,6 +79,7 @@ pub(crate) async fn accept(
     if backend.capability.verb(operation.verb()).is_none() {
         return Err(AcceptError::Backend(unsupported()));
     }
+    // The place comes before the record. The order of the queue is that of these calls, whichever commit ends first.
     let is_first = match join_queue(core, &operation, &known_changes).await? {
         Joined::Queue { is_first } => is_first,
         Joined::Existing(existing) => return Ok((Accepted::Existing(existing), None)),
@@ -87,9 +92,11 @@ pub(crate) async fn accept(
         Some((submitted, slot)) => (submitted, Some(slot)),
         None => (operation, None),
     };
+    // Before the store: with a required trail nothing is accepted that the trail does not show as asked for.
     audit::record_request(&operation, &origin).map_err(|_not_written| AcceptError::NotRecorded)?;
     match core.store.create(&operation).await {
         Ok(Created::New) => {}
+        // Two requests with one key were under way at once; the transaction of the store decided between them.
         Ok(Created::Replayed(existing)) => return Ok((Accepted::Existing(existing), None)),
         Err(StoreError::KeyReused(seq)) => return Err(AcceptError::KeyReused(seq)),
         Err(error) => {
@@ -97,6 +104,7 @@ pub(crate) async fn accept(
             return Err(AcceptError::Store(error.public_fault()));
         }
     }
+    // Durable: from here on the place belongs to the operation, and only its end gives it up.
     place.seq = None;
     // Before the operation is published: a task may end it right afterwards, and its end is recorded later than this.
     audit::record_acceptance(&operation, &origin);
@@ -124,6 +132,8 @@ fn submit_at_once(
     if !is_replayable_update {
         return None;
     }
+    // Without a free slot the call would have to wait, and a record that waits must be ACCEPTED, which proves that
+    // nothing was sent.
     let slot = Arc::clone(&backend.slots).try_acquire_owned().ok()?;
     let step = machine::step(operation, Event::Start(None), core.clock.now(), &rules).ok()?;
     Some((Arc::new(step.state?), slot))
@@ -184,6 +194,7 @@ async fn join_queue(
     known_changes: &KnownChanges,
 ) -> Result<Joined, AcceptError> {
     loop {
+        // Decided anew after each wait: the operation in the way may have ended, or others may have come.
         match core.live.admit(operation, known_changes) {
             Admission::Admitted { is_first } => return Ok(Joined::Queue { is_first }),
             // Each of these tries again when the other operation did not become durable.
@@ -205,6 +216,7 @@ async fn join_queue(
             Admission::PreconditionFailed => return Err(AcceptError::PreconditionFailed),
             Admission::Busy(mut other) => {
                 if let Some(other) = wait_until_durable(&mut other).await
+                    // One that ended meanwhile is in no one's way.
                     && !other.phase.is_final()
                 {
                     return Err(AcceptError::Busy(other));

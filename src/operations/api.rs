@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -10,7 +11,8 @@ use crate::adapters::adapter::Capability;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
-use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Fault;
 use crate::model::Fingerprint;
@@ -23,17 +25,20 @@ use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Page;
 use crate::model::Permit;
 use crate::model::Precondition;
+use crate::model::Preview;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::Revision;
 use crate::model::Target;
 use crate::model::TokenName;
-use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 
 /// Why the operation store did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,30 +180,46 @@ pub enum Replay {
     Other(OperationSeq),
 }
 
-/// Selects operations of a request that does not name one by its number.
-#[derive(Clone, Debug, Default)]
-pub struct Selector {
-    /// Only of this verb.
-    pub verb: Option<Verb>,
-    /// Only on this VM.
-    pub vm: Option<VmId>,
-    /// Only on the backup of this id.
-    pub backup: Option<BackupId>,
+/// What a restore or a delete would do if it were requested now.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// What the VM manager says.
+    pub preview: Preview,
+    /// The unfinished operations of the VM, in the order of its queue. It would wait for all of them.
+    pub pending: Vec<Arc<Operation>>,
+    /// Why it would not be accepted now, whatever the VM manager says.
+    pub refused: Option<AcceptError>,
+    /// How long it would take; `None` when nothing is known to conclude it from.
+    pub duration: Option<ExpectedDuration>,
 }
 
-/// Which operations to list, newest first.
-#[derive(Clone, Debug, Default)]
-pub struct ListQuery {
-    /// Only those of this principal.
-    pub principal: Option<PrincipalName>,
-    /// Only those that match.
-    pub selector: Selector,
-    /// Only older ones than this.
-    pub before: Option<OperationSeq>,
-    /// Only unfinished (`Some(true)`) or finished (`Some(false)`) ones.
-    pub unfinished: Option<bool>,
-    /// At most this many, 1..=[`crate::model::limits::PAGE_MAX`].
-    pub limit: u16,
+/// How long an operation is expected to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedDuration {
+    /// From its start to its end.
+    pub time: Duration,
+    /// What it was concluded from.
+    pub basis: DurationBasis,
+}
+
+/// What an expected duration was concluded from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurationBasis {
+    /// Finished restores of the same VM.
+    History,
+    /// The bytes to write, and how fast restores of other VMs of the backend were.
+    Size,
+}
+
+impl DurationBasis {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::History => "history",
+            Self::Size => "size",
+        }
+    }
 }
 
 /// What a request waits for.
@@ -243,8 +264,19 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// The fault a caller may see.
     async fn vm(&self, backend: &BackendName, vm: &VmId, by: Deadline) -> Result<Vm, Fault>;
 
-    /// Backups of a VM in order of their ids, each with the state that unfinished operations give it.
-    /// Backups that are being created are among them.
+    /// One page of the VMs of a backend, in order of their ids, as its adapter lists them.
+    ///
+    /// # Errors
+    /// The fault a caller may see; [`FaultKind::Unsupported`](crate::model::FaultKind::Unsupported) where they cannot be listed.
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        by: Deadline,
+    ) -> Result<VmPage, Fault>;
+
+    /// One page of the backups of a VM, each with the state that unfinished operations give it. Backups that are being created
+    /// are among them.
     ///
     /// # Errors
     /// The fault a caller may see.
@@ -252,9 +284,9 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         &self,
         backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         by: Deadline,
-    ) -> Result<BackupPage, Fault>;
+    ) -> Result<BackupSelection, Fault>;
 
     /// One backup, with the state that unfinished operations give it.
     ///
@@ -266,6 +298,17 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         target: &Target,
         by: Deadline,
     ) -> Result<Backup, Fault>;
+
+    /// What a restore or a delete would do now. Nothing is changed or stored.
+    ///
+    /// # Errors
+    /// The fault a caller may see: without the VM manager there is no forecast.
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault>;
 
     /// Which changes of the VM are known now. Take it before reading what a precondition is about.
     fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
@@ -313,11 +356,15 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// When the store cannot answer.
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault>;
 
-    /// Operations, newest first.
+    /// One page of the operations that match. The work for it is limited: see [`ListPage::next`].
     ///
     /// # Errors
     /// When the store cannot answer.
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault>;
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault>;
+
+    /// The unfinished delete of the backup, if there is one.
+    fn find_running_delete(&self, backend: &BackendName, target: &Target)
+    -> Option<Arc<Operation>>;
 
     /// Waits for the operation and returns its state then, or its state at the deadline. `None` when there is none.
     ///

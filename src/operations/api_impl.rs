@@ -10,31 +10,35 @@ use crate::adapters::adapter::Capability;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
-use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::Intent;
 use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Page;
 use crate::model::Permit;
 use crate::model::PrincipalName;
 use crate::model::RequestKey;
 use crate::model::Revision;
 use crate::model::Target;
+use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::operations::accept;
 use crate::operations::api::AcceptError;
 use crate::operations::api::Accepted;
 use crate::operations::api::CancelError;
+use crate::operations::api::Forecast;
 use crate::operations::api::KnownChanges;
-use crate::operations::api::ListQuery;
 use crate::operations::api::OperationsApi;
 use crate::operations::api::Replay;
 use crate::operations::api::StoreFault;
@@ -42,6 +46,9 @@ use crate::operations::api::Submission;
 use crate::operations::api::WaitFor;
 use crate::operations::cancel;
 use crate::operations::core::Backend;
+use crate::operations::forecast;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 use crate::operations::open::Operations;
 use crate::operations::pending_state;
 use crate::operations::runner;
@@ -92,18 +99,47 @@ impl OperationsApi for Operations {
         read.map_err(|error| log_and_publish(backend, "vm", error))
     }
 
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        by: Deadline,
+    ) -> Result<VmPage, Fault> {
+        let adapter = &self.find_backend(backend)?.adapter;
+        let listed = adapter.list_vms(range, by).await;
+        listed.map_err(|error| log_and_publish(backend, "vms", error))
+    }
+
     async fn backups(
         &self,
         backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         by: Deadline,
-    ) -> Result<BackupPage, Fault> {
+    ) -> Result<BackupSelection, Fault> {
         let adapter = &self.find_backend(backend)?.adapter;
+        // Before the VM manager is asked: see `pending_state::overlay`.
         let unfinished = self.core.live.unfinished_on_vm(backend, vm);
-        let found = adapter.list_backups(vm, page, by).await;
+        let changing = pending_state::separate_ids(query, &unfinished);
+        let mut native = query.clone();
+        native.filter.hidden.extend(changing.iter().cloned());
+        let found = adapter.query_backups(vm, &native, by).await;
         let found = found.map_err(|error| log_and_publish(backend, "list", error))?;
-        Ok(pending_state::merge_page(page, found, &unfinished))
+        let mut separate = Vec::with_capacity(changing.len());
+        for backup in changing {
+            let vm = vm.clone();
+            match self.backup(backend, &Target { vm, backup }, by).await {
+                Ok(backup) => separate.push(backup),
+                Err(fault) if fault.kind == FaultKind::NoSuchBackup => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(pending_state::merge_selection(
+            query,
+            found,
+            separate,
+            &unfinished,
+        ))
     }
 
     async fn backup(
@@ -121,6 +157,17 @@ impl OperationsApi for Operations {
             }
             Err(error) => Err(log_and_publish(backend, "read", error)),
         }
+    }
+
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault> {
+        let found = self.find_backend(backend)?;
+        let forecast = forecast::make_forecast(&self.core, backend, found, intent, by).await;
+        forecast.map_err(|error| log_and_publish(backend, "preview", error))
     }
 
     fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
@@ -207,9 +254,21 @@ impl OperationsApi for Operations {
         found.map_err(|error| self.core.store.read_fault(&error))
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault> {
         let found = self.core.store.raw().list(query).await;
         found.map_err(|error| self.core.store.read_fault(&error))
+    }
+
+    fn find_running_delete(
+        &self,
+        backend: &BackendName,
+        target: &Target,
+    ) -> Option<Arc<Operation>> {
+        let unfinished = self.core.live.unfinished_on_vm(backend, &target.vm);
+        let is_delete = |operation: &Arc<Operation>| {
+            operation.verb() == Verb::Delete && operation.target().backup == target.backup
+        };
+        unfinished.into_iter().find(is_delete)
     }
 
     async fn wait(

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::model::Operation;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
+use crate::operations::ListPage;
+use crate::operations::ListQuery;
 use crate::operations::OpenError;
 use crate::operations::machine;
 use crate::operations::machine::Event;
@@ -68,5 +70,10 @@ impl BenchStore {
     /// Whether the next revision of a record became durable.
     pub async fn update(&self, operation: &Arc<Operation>) -> bool {
         self.0.update(Arc::clone(operation)).await.is_ok()
+    }
+
+    /// One page of records; `None` when the store does not answer.
+    pub async fn list(&self, query: &ListQuery) -> Option<ListPage> {
+        self.0.list(query).await.ok()
     }
 }

@@ -45,6 +45,32 @@ pub(crate) struct QueueLimits {
     pub total: usize,
 }
 
+/// Why there is no place in the queue of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueueObstacle {
+    /// Another operation of the VM is unfinished, and operations are not queued.
+    Busy,
+    /// Too many operations wait for the VM.
+    VmQueueFull,
+    /// Too many operations are unfinished.
+    Full,
+}
+
+impl QueueLimits {
+    /// What keeps an operation out, behind so many of its VM and beside so many in all.
+    fn find_obstacle(self, earlier: usize, all: usize) -> Option<QueueObstacle> {
+        if self.when_busy == WhenBusy::Refuse && earlier > 0 {
+            Some(QueueObstacle::Busy)
+        } else if earlier > self.per_vm {
+            Some(QueueObstacle::VmQueueFull)
+        } else if all >= self.total {
+            Some(QueueObstacle::Full)
+        } else {
+            None
+        }
+    }
+}
+
 /// The answer to a request for a place in the queue of a VM.
 ///
 /// An operation that is named here may not be durable yet: wait for it before relying on it.
@@ -168,6 +194,7 @@ impl LiveOperations {
             .flatten()
             .filter_map(|seq| table.entries.get(seq))
             .collect();
+        // The same request comes first: it is answered with its Status even where a new one would be refused.
         for entry in &earlier {
             if let Some(existing) = compare_requests(entry, operation) {
                 return existing;
@@ -176,24 +203,38 @@ impl LiveOperations {
         if let Some(changed) = table.find_unseen_change(known, operation, &earlier) {
             return changed;
         }
-        if let (WhenBusy::Refuse, Some(first)) = (self.limits.when_busy, earlier.first()) {
-            return Admission::Busy(first.published.subscribe());
-        }
-        if earlier.len() > self.limits.per_vm {
-            return Admission::VmQueueFull;
-        }
-        if table.entries.len() >= self.limits.total {
-            return Admission::Full;
+        match self
+            .limits
+            .find_obstacle(earlier.len(), table.entries.len())
+        {
+            Some(QueueObstacle::Busy) => {
+                if let Some(first) = earlier.first() {
+                    return Admission::Busy(first.published.subscribe());
+                }
+            }
+            Some(QueueObstacle::VmQueueFull) => return Admission::VmQueueFull,
+            Some(QueueObstacle::Full) => return Admission::Full,
+            None => {}
         }
         let is_first = earlier.is_empty();
+        // Not visible yet: until its record is durable, no read and no precondition may count on it.
         table.insert(operation, None);
         Admission::Admitted { is_first }
+    }
+
+    /// What would keep an operation of the VM out of its queue now.
+    pub(crate) fn find_obstacle(&self, backend: &BackendName, vm: &VmId) -> Option<QueueObstacle> {
+        let table = self.table.lock();
+        let queue = table.queues.get(&(backend.clone(), vm.clone()));
+        let earlier = queue.map_or(0, VecDeque::len);
+        self.limits.find_obstacle(earlier, table.entries.len())
     }
 
     /// Which changes of the VM are known now.
     pub(crate) fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
         let table = self.table.lock();
         let queue = table.queues.get(&(backend.clone(), vm.clone()));
+        // One that is not durable yet may still be refused. A caller must not be held to a change that never was.
         let is_visible = |seq: &OperationSeq| {
             let entry = table.entries.get(seq);
             entry.is_some_and(|entry| entry.published.borrow().is_some())
@@ -217,6 +258,7 @@ impl LiveOperations {
     /// Makes an admitted operation visible: its record is durable. Returns the claim on it when it is the first of its VM.
     pub(crate) fn publish_new(&self, operation: &Arc<Operation>) -> Option<Claim> {
         let claim = {
+            // Both under one lock: between them, another task could claim the operation or end it.
             let mut table = self.table.lock();
             table.publish(operation);
             table.claim_first(&vm_key(operation))
@@ -228,6 +270,7 @@ impl LiveOperations {
     /// Adds an operation that was found in the store, unless it is there already. The queue limits do not apply to it.
     pub(crate) fn insert_stored(&self, operation: &Arc<Operation>) {
         let mut table = self.table.lock();
+        // At the start requests may come in while the store is still being read.
         if !table.entries.contains_key(&operation.seq) {
             table.insert(operation, Some(Arc::clone(operation)));
         }
@@ -270,9 +313,12 @@ impl LiveOperations {
             *count = count.saturating_sub(1);
         });
         let vm = vm_key(&entry.operation);
+        // In the same critical section: a request that checked its precondition before must find either the operation
+        // or its end.
         table.remember_end(&vm, &entry.operation);
         let mut next = None;
         if let Some(queue) = table.queues.get_mut(&vm) {
+            // It is the first in most cases, but a queued operation can be cancelled from the middle.
             queue.retain(|queued| *queued != seq);
             if queue.is_empty() {
                 table.queues.remove(&vm);
@@ -366,8 +412,15 @@ impl OperationTable {
         if operation.preconditions.is_empty() {
             return None;
         }
-        // The preconditions of a create are about the list of all backups of the VM.
-        let is_whole_vm = operation.verb() == Verb::Create;
+        // The preconditions of a create are about the list of all backups of the VM, and a plan covers the VM as well.
+        let is_plan = |precondition: &Precondition| match precondition {
+            Precondition::PlanUnchanged(_) => true,
+            Precondition::BackupUnchanged(_)
+            | Precondition::BackupPresent
+            | Precondition::ListUnchanged(_) => false,
+        };
+        let is_whole_vm =
+            operation.verb() == Verb::Create || operation.preconditions.iter().any(is_plan);
         let concerns = |backup: &BackupId| is_whole_vm || *backup == operation.target().backup;
         let unseen = earlier.iter().find(|entry| {
             let other = &entry.operation;

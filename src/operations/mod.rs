@@ -14,10 +14,14 @@ pub mod bench_support;
 mod cancel;
 mod config;
 mod core;
+mod forecast;
 mod hint_limiter;
+mod list_query;
 mod live_operations;
 mod machine;
 mod maintenance;
+#[doc(hidden)]
+pub mod memory_operations;
 mod offline_store;
 mod open;
 mod operation_summary;
@@ -49,15 +53,25 @@ pub use open::Operations;
 pub use api::AcceptError;
 pub use api::Accepted;
 pub use api::CancelError;
+pub use api::DurationBasis;
+pub use api::ExpectedDuration;
+pub use api::Forecast;
 pub use api::KnownChanges;
-pub use api::ListQuery;
 pub use api::OperationsApi;
 pub use api::Origin;
 pub use api::Replay;
-pub use api::Selector;
 pub use api::StoreFault;
 pub use api::Submission;
 pub use api::WaitFor;
+
+pub use list_query::ListCount;
+pub use list_query::ListOrder;
+pub use list_query::ListPage;
+pub use list_query::ListPosition;
+pub use list_query::ListQuery;
+pub use list_query::ListStart;
+pub use list_query::OperationVisibility;
+pub use list_query::Selector;
 
 pub use store::OpenError;
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Phase;
+use crate::model::OperationState;
 use crate::model::Showing;
 use crate::model::Timestamp;
 use crate::model::limits;
-use crate::operations::api::ListQuery;
+use crate::operations::list_query::ListQuery;
+use crate::operations::list_query::ListStart;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::machine::Rules;
@@ -80,25 +81,20 @@ pub(super) async fn list_operations(
 ) -> Result<Vec<Arc<Operation>>, StoreError> {
     let mut query = ListQuery {
         limit: limits::PAGE_MAX,
-        before,
-        unfinished: match showing {
-            Showing::Unknown => Some(false),
-            Showing::Unfinished => Some(true),
-            Showing::All => None,
-        },
+        start: before.map(ListStart::AfterOperation),
+        state: (showing == Showing::Unknown).then_some(OperationState::Unknown),
+        unfinished: (showing == Showing::Unfinished).then_some(true),
         ..ListQuery::default()
     };
     let is_shown = |operation: &Arc<Operation>| {
-        let needs_operator = operation.phase == Phase::Unknown && operation.acknowledged.is_none();
-        showing != Showing::Unknown || needs_operator
+        showing != Showing::Unknown || operation.acknowledged.is_none()
     };
     let mut shown = Vec::new();
     loop {
         let page = store.list(&query).await?;
-        query.before = page.last().map(|operation| operation.seq);
-        let is_last = page.is_empty();
-        shown.extend(page.into_iter().filter(is_shown));
-        if is_last || shown.len() >= limit {
+        query.start = page.next.map(ListStart::After);
+        shown.extend(page.operations.into_iter().filter(is_shown));
+        if page.next.is_none() || shown.len() >= limit {
             shown.truncate(limit);
             return Ok(shown);
         }

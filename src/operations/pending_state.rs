@@ -1,15 +1,17 @@
 //! Backups as callers see them: those of the VM manager, with the states that unfinished operations give them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::Backup;
 use crate::model::BackupId;
-use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Identity;
 use crate::model::Operation;
-use crate::model::Page;
+use crate::model::Verb;
 
 /// The backup with the state that the first unfinished operation on it gives it.
 ///
@@ -33,34 +35,55 @@ pub(crate) fn find_planned(id: &BackupId, unfinished: &[Arc<Operation>]) -> Opti
         .and_then(|operation| planned_backup(operation))
 }
 
-/// The page with the states of unfinished operations, and with the backups that are being created in their order.
-pub(crate) fn merge_page(
-    page: &Page,
-    found: BackupPage,
+/// The backups that must be read one by one beside the list, because what the VM manager lists of them may differ from what
+/// callers see: those that are being created, and where the list is filtered by state, all that an operation changes. There
+/// are few: the queue of a VM is bounded.
+pub(crate) fn separate_ids(
+    query: &BackupQuery,
     unfinished: &[Arc<Operation>],
-) -> BackupPage {
-    let last = found.backups.last().map(|backup| backup.id.clone());
+) -> BTreeSet<BackupId> {
+    let is_separate = |operation: &&Arc<Operation>| {
+        query.filter.state.is_some() || operation.verb() == Verb::Create
+    };
+    let separate = unfinished.iter().filter(is_separate);
+    separate
+        .map(|operation| operation.target().backup.clone())
+        .filter(|id| !query.filter.hidden.contains(id))
+        .collect()
+}
+
+/// The page of the VM manager with the states of unfinished operations, and with the backups that were read separately in
+/// their places.
+pub(crate) fn merge_selection(
+    query: &BackupQuery,
+    found: BackupSelection,
+    separate: Vec<Backup>,
+    unfinished: &[Arc<Operation>],
+) -> BackupSelection {
     let mut backups: Vec<Backup> = found
         .backups
         .into_iter()
         .map(|backup| overlay(backup, unfinished))
         .collect();
-    for planned in unfinished
-        .iter()
-        .filter_map(|operation| planned_backup(operation))
-    {
-        let is_after = page.after.as_ref().is_none_or(|after| planned.id > *after);
-        // A backup that sorts behind this page belongs to the next one, if there is one.
-        let is_within = !found.more || last.as_ref().is_some_and(|last| planned.id < *last);
-        if is_after && is_within && !backups.iter().any(|backup| backup.id == planned.id) {
-            backups.push(planned);
+    let mut count = found.count;
+    for backup in separate {
+        if !query.filter.matches(&backup) {
+            continue;
+        }
+        count = count.map(|count| count.saturating_add(1));
+        if query.is_after(&backup) {
+            backups.push(backup);
         }
     }
-    backups.sort_by(|left, right| left.id.cmp(&right.id));
-    let limit = usize::from(page.limit.max(1));
-    let more = found.more || backups.len() > limit;
-    backups.truncate(limit);
-    BackupPage { backups, more }
+    backups.sort_by(|one, other| query.order.compare(one, other));
+    // What sorts behind a full page is cut off here, and found again for the next.
+    let more = found.more || backups.len() > query.page_length();
+    backups.truncate(query.page_length());
+    BackupSelection {
+        backups,
+        more,
+        count,
+    }
 }
 
 const fn state_during(change: &Change) -> BackupState {
@@ -94,6 +117,7 @@ fn planned_backup(operation: &Operation) -> Option<Backup> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::BackupPosition;
     use crate::model::RestoreOptions;
     use crate::operations::testing::backup;
     use crate::operations::testing::new_backup;
@@ -164,7 +188,7 @@ mod tests {
         bool,
     );
 
-    const PAGES: [Row; 6] = [
+    const PAGES: [Row; 5] = [
         (
             "last page",
             None,
@@ -193,35 +217,28 @@ mod tests {
             &["d", "e", "z"],
             false,
         ),
-        (
-            "found already",
-            None,
-            9,
-            &["a", "d"],
-            false,
-            &["a", "d", "z"],
-            false,
-        ),
         ("nothing found", None, 2, &[], false, &["a", "d"], true),
     ];
 
     #[test]
     fn pages_stay_ordered_and_bounded() {
-        let creates = [
-            with_change(1, "d", Change::Create(new_backup("n"))),
-            with_change(2, "a", Change::Create(new_backup("n"))),
-            with_change(3, "z", Change::Create(new_backup("n"))),
-        ];
+        let creates = ["d", "a", "z"].map(|id| with_change(1, id, Change::Create(new_backup("n"))));
         for (name, after, limit, found, more, expected, more_expected) in PAGES {
-            let page = Page {
-                after: after.map(|id| BackupId::new(id).unwrap()),
+            let query = BackupQuery {
+                after: after.map(|id| BackupPosition::of_id(BackupId::new(id).unwrap())),
                 limit,
+                count: true,
+                ..BackupQuery::default()
             };
-            let found = BackupPage {
+            let found = BackupSelection {
                 backups: found.iter().map(|id| backup(id)).collect(),
                 more,
+                count: Some(5),
             };
-            let merged = merge_page(&page, found, &creates);
+            let separate = separate_ids(&query, &creates);
+            assert_eq!(separate.len(), 3, "{name}: creates are read one by one");
+            let planned = separate.iter().filter_map(|id| find_planned(id, &creates));
+            let merged = merge_selection(&query, found, planned.collect(), &creates);
             let ids: Vec<_> = merged
                 .backups
                 .iter()
@@ -229,6 +246,42 @@ mod tests {
                 .collect();
             assert_eq!(ids, expected, "{name}: ids");
             assert_eq!(merged.more, more_expected, "{name}: more");
+            assert_eq!(merged.count, Some(8), "{name}: all are counted");
+        }
+    }
+
+    #[test]
+    fn a_filter_by_state_looks_at_what_callers_see() {
+        let unfinished = [
+            with_change(1, "b", Change::Delete),
+            with_change(2, "c", Change::Create(new_backup("n"))),
+        ];
+        let rows = [
+            (None, &["c"][..], ""),
+            (Some(BackupState::Deleting), &["b", "c"], "b"),
+            (Some(BackupState::Creating), &["b", "c"], "c"),
+            (Some(BackupState::Available), &["b", "c"], ""),
+        ];
+        for (state, separate, expected) in rows {
+            let mut query = BackupQuery::default();
+            query.filter.state = state;
+            let found = separate_ids(&query, &unfinished);
+            let found: Vec<&str> = found.iter().map(BackupId::as_str).collect();
+            assert_eq!(found, separate, "{state:?}");
+            let read = [
+                overlay(backup("b"), &unfinished),
+                find_planned(&unfinished[1].target().backup, &unfinished).unwrap(),
+            ];
+            if state.is_some() {
+                let empty = BackupSelection::default();
+                let merged = merge_selection(&query, empty, read.to_vec(), &unfinished);
+                let ids: String = merged
+                    .backups
+                    .iter()
+                    .map(|backup| backup.id.as_str())
+                    .collect();
+                assert_eq!(ids, expected, "{state:?}");
+            }
         }
     }
 }

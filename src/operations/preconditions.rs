@@ -37,6 +37,9 @@ pub(crate) async fn check(
             Precondition::ListUnchanged(version) => {
                 read_list_version(adapter, &operation.target().vm, by).await? == *version
             }
+            Precondition::PlanUnchanged(version) => {
+                make_plan(adapter, operation, by).await? == Some(*version)
+            }
         };
         if !holds {
             let fault = precondition.fault();
@@ -60,6 +63,27 @@ async fn read_target(
             Ok(Some(found).filter(|_| is_same))
         }
         Err(error) if error.fault.kind == FaultKind::NoSuchBackup => Ok(None),
+        Err(error) => Err(without_effect(error)),
+    }
+}
+
+/// The fingerprint of a plan of the operation made now; `None` when there is no such backup any more.
+async fn make_plan(
+    adapter: &dyn Adapter,
+    operation: &Operation,
+    by: Deadline,
+) -> Result<Option<Version>, AdapterError> {
+    let intent = &operation.intent;
+    match adapter.preview(intent, by).await {
+        Ok(preview) => Ok(Some(preview.fingerprint(&intent.change))),
+        Err(error)
+            if matches!(
+                error.fault.kind,
+                FaultKind::NoSuchBackup | FaultKind::NoSuchVm
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(without_effect(error)),
     }
 }

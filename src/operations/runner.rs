@@ -60,9 +60,11 @@ pub(crate) async fn run(core: Arc<Core>, claim: Claim) {
         core: Arc::clone(&core),
         seq: operation.seq,
     };
+    // The record stays as it is on disk, and the next gateway claims it.
     if core.stop.is_given() {
         return;
     }
+    // Left unfinished on purpose: a backend that comes back with the next configuration finds its operations waiting.
     let Some(backend) = core.backends.get(&operation.backend) else {
         tracing::warn!(seq = %operation.seq, backend = operation.backend.as_str(),
             "operation waits for a backend that is not configured");
@@ -86,6 +88,7 @@ pub(crate) async fn run(core: Arc<Core>, claim: Claim) {
         is_cancel_settled: false,
         watch: core.live.watch(operation.seq),
     };
+    // Overwritten at once unless the acceptance wrote SUBMITTING, in which case no event comes before the call.
     let mut action = NextAction::Call { first: true };
     let mut event = (!is_submitted).then(|| Event::Recovered {
         last_alive: core.clock.now(),
@@ -94,8 +97,10 @@ pub(crate) async fn run(core: Arc<Core>, claim: Claim) {
         if let Some(event) = event.take() {
             if event.frees_slot() {
                 // The next operation may start at the backend while this end is written.
+                // Not after `Lost`: the call may still run at the VM manager.
                 drop(run.slot.take());
             }
+            // Acting on a state that is not on disk could repeat a change, so the operation is left as it is.
             let Some((state, next)) = core.advance(&operation, event).await else {
                 return;
             };
@@ -117,9 +122,12 @@ async fn acquire_slot(
 ) -> Option<Option<OwnedSemaphorePermit>> {
     let slots = Arc::clone(&backend.slots);
     if phase != Phase::Accepted {
+        // Taken if one is free, so that new operations do not exceed the limit, but never waited for: the task runs
+        // anyway.
         return Some(slots.try_acquire_owned().ok());
     }
     tokio::select! {
+        // The stop first: with both ready, starting one more operation would only delay the exit.
         biased;
         () = core.stop.given() => None,
         slot = slots.acquire_owned() => slot.ok().map(Some),
@@ -180,6 +188,8 @@ impl OperationRun<'_> {
                 log_failure(operation, "baseline", &error);
                 Event::NotStarted(error.fault)
             }
+            // Nothing was sent yet, so a defect of the adapter is a failure that is known, unlike one during the
+            // call.
             Err(Panicked) => Event::NotStarted(Fault::new(
                 FaultKind::BackendFailed,
                 public_text!(
@@ -199,6 +209,8 @@ impl OperationRun<'_> {
         first: bool,
         is_conditional: bool,
     ) -> Option<Event> {
+        // A first call is made even now: SUBMITTING is on disk, and not calling would leave an uncertain operation
+        // for nothing.
         if self.core.stop.is_given() && !first {
             return None;
         }
@@ -234,6 +246,7 @@ impl OperationRun<'_> {
                     Effect::Possible => Event::Lost,
                 }
             }
+            // The panic may have come after the request was sent.
             Err(Panicked) => Event::Lost,
         })
     }
@@ -259,6 +272,7 @@ impl OperationRun<'_> {
             if self.is_cancel_due() {
                 self.cancel_task(operation, task).await?;
             }
+            // A deadline for each poll, none for the task: no operation fails because time has passed.
             let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
             match self
                 .unless_stopped(self.backend.adapter.poll(task, by))
@@ -273,9 +287,13 @@ impl OperationRun<'_> {
                 Ok(Ok(TaskState::Failed(fault))) => return Some(Event::Failed(fault)),
                 Ok(Ok(TaskState::Cancelled)) => return Some(Event::Cancelled),
                 Ok(Ok(TaskState::Gone)) => {
+                    // The search for evidence begins at the shortest interval again, because callers are waiting for
+                    // its result.
                     self.poll_pause = self.core.config.poll_min;
                     return Some(Event::Lost);
                 }
+                // The VM manager may be restarting. The task is asked for again, for as long as the operation is
+                // unfinished.
                 Ok(Err(error)) => log_failure(operation, "poll", &error),
                 Err(Panicked) => {}
             }
@@ -298,6 +316,7 @@ impl OperationRun<'_> {
             Ok(Err(error)) => {
                 log_failure(operation, "cancel", &error);
                 self.is_cancel_settled =
+                    // Only a refusal for good ends the attempts. After anything else the next poll asks once more.
                     error.retry == Retry::Permanent && error.effect == Effect::None;
             }
             Err(Panicked) => {}
@@ -308,11 +327,14 @@ impl OperationRun<'_> {
     /// Whether the progress is new, and the last record of it long enough ago.
     fn is_progress_due(&mut self, operation: &Operation, progress: Option<Progress>) -> bool {
         let is_new = progress.is_some_and(|progress| progress > operation.progress)
+            // A task that is alive after a search is news even without progress: the operation is no longer
+            // uncertain.
             || operation.uncertain_since.is_some();
         let now = self.core.clock.instant();
         let is_early = self
             .progress_written
             .is_some_and(|written| now.saturating_duration_since(written) < PROGRESS_EVERY);
+        // The time of the record, not of the look: otherwise frequent polls would postpone the write for ever.
         if is_new && !is_early {
             self.progress_written = Some(now);
         }
@@ -325,6 +347,8 @@ impl OperationRun<'_> {
         tokio::select! {
             biased;
             () = self.core.stop.given() => None,
+            // A request whose answer was lost may still arrive at the VM manager. Evidence that is taken too early
+            // would say that it never did.
             () = tokio::time::sleep(settle) => self.search(operation).await,
         }
     }
@@ -341,6 +365,7 @@ impl OperationRun<'_> {
         let baseline = operation.baseline.as_ref();
         let find = adapter.find_outcome(&operation.intent, operation.key(), baseline, by);
         Some(match self.unless_stopped(find).await? {
+            // This and `HalfDone` alone allow another call. Adapters give them only where they can prove it.
             Ok(Ok(FindOutcome::NotBegun)) => Event::NotBegun,
             Ok(Ok(FindOutcome::VmChanged)) => Event::VmChanged,
             Ok(Ok(FindOutcome::HalfDone(fault))) => Event::HalfDone(fault),

@@ -60,11 +60,11 @@ fn all() -> Vec<Capability> {
         connect_timeout: Duration::from_secs(1),
     };
     let incus = Incus::new(&incus, SystemClock::shared()).unwrap();
-    let qemu = Qemu::new(
-        qemu::Config::default(),
-        SystemClock::shared(),
-        Tasks::default(),
-    );
+    let qemu = qemu::Config {
+        qmp: "/run/{vm}.qmp".to_owned(),
+        ..qemu::Config::default()
+    };
+    let qemu = Qemu::new(qemu, SystemClock::shared(), Tasks::default());
     let qemu = Annotate::new(
         BackendName::new("qemu").unwrap(),
         Arc::new(qemu),
@@ -122,7 +122,7 @@ fn table(all: &[Capability]) -> String {
             });
         }
     }
-    text.push_str("\n| kind | types of backup | running VMs | memory | all disks or none | restore options |\n|---|---|---|---|---|---|\n");
+    text.push_str("\n| kind | types of backup | running VMs | memory | all disks or none | lists VMs | restore options |\n|---|---|---|---|---|---|---|\n");
     for capability in all {
         let kinds: Vec<&str> = capability.kinds.iter().map(|kind| kind.as_str()).collect();
         let options: Vec<&str> = capability
@@ -131,12 +131,13 @@ fn table(all: &[Capability]) -> String {
             .map(|(name, _)| *name)
             .collect();
         text.push_str(&format!(
-            "| `{}` | {} | {} | {} | {} | {} |\n",
+            "| `{}` | {} | {} | {} | {} | {} | {} |\n",
             capability.kind,
             kinds.join(", "),
             yes(capability.online),
             yes(capability.memory),
             yes(capability.consistent),
+            yes(capability.lists_vms),
             options.join(", "),
         ));
     }

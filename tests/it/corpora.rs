@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
 #[path = "../../fuzz/inputs/mod.rs"]
-mod inputs;
+pub(crate) mod inputs;
 
 /// The entries of a folder by name, in order.
 fn names(folder: &str) -> BTreeSet<String> {
@@ -48,7 +48,7 @@ macro_rules! corpora {
     };
 }
 
-corpora! { accept basic bodies config decision jwks jwt listener passing status_query version }
+corpora! { accept answers basic bodies config decision jwks jwt listener passing status_query version }
 
 #[apply(test)]
 fn the_reference_reader_of_http_1_keeps_the_rules_of_rfc_9112() {

@@ -36,6 +36,38 @@ pub(crate) struct Gateway {
     folder: TempDir,
 }
 
+/// A backend `files` that makes its folders: `vms` and `backups` beside the configuration.
+pub(crate) const FILES: &str = r#"[[backend]]
+name = "disks"
+kind = "files"
+vms = ["*"]
+[backend.files]
+root = "vms"
+backups = "backups"
+new_folders = true
+"#;
+
+/// A configuration with these tables, ports that the system chooses, and the user `alice` with every right.
+pub(crate) fn settings_for_alice(tables: &str) -> String {
+    format!(
+        r#"[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[operations]
+store = "operations.db"
+{tables}
+[[user]]
+name = "alice"
+password_hash = "{SECRET_HASH}"
+[[grant]]
+to = ["user:alice"]
+actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
+vms = ["*"]
+backups = ["*"]
+"#
+    )
+}
+
 /// One backend `sim` with VMs 1 and 2, user `alice` with every right and `carol` who may restore but not delete.
 pub(crate) const SIM: &str = r#"
 [operations]

@@ -74,7 +74,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
@@ -119,11 +119,6 @@ impl Connection {
         certificate: rustls::pki_types::CertificateDer<'static>,
         builder: &h2::client::Builder,
     ) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -133,10 +128,25 @@ impl Connection {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self::over(address, config, "localhost", builder)
+    }
+
+    /// A connection that is encrypted in this way.
+    pub(crate) fn over(
+        address: SocketAddr,
+        config: rustls::ClientConfig,
+        host: &'static str,
+        builder: &h2::client::Builder,
+    ) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let (requests, driver) = runtime.block_on(within("a connection", async {
             let stream = TcpStream::connect(address).await.unwrap();
             let connector = TlsConnector::from(Arc::new(config));
-            let name = "localhost".try_into().unwrap();
+            let name = host.try_into().unwrap();
             let stream = connector.connect(name, stream).await.unwrap();
             let (_, session) = stream.get_ref();
             assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]), "h2 is chosen");
@@ -168,7 +178,7 @@ impl Connection {
             .0
     }
 
-    fn finish(&self, response: ResponseFuture) -> Result<Answer, h2::Error> {
+    pub(crate) fn finish(&self, response: ResponseFuture) -> Result<Answer, h2::Error> {
         self.runtime.block_on(within("an answer", answer(response)))
     }
 

@@ -1,4 +1,4 @@
-//! Several writers with one valid entity tag: exactly one succeeds, whatever they ask for, and through kills.
+//! Several writers with one valid entity tag or plan: exactly one succeeds, whatever they ask for, and through kills.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,11 +14,12 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::client::basic;
 use crate::client::read_some;
+use crate::harness::FILES;
 use crate::harness::Gateway;
 use crate::harness::PATIENCE;
 use crate::harness::Process;
-use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
+use crate::harness::settings_for_alice;
 
 const WRITERS: usize = 8;
 const BACKUP: &str = "/vms/1/backups/456";
@@ -146,23 +147,51 @@ fn exchange(address: SocketAddr, request: &str, headers: &str, body: &str) -> Op
     Some((status, serde_json::from_str(body).ok()?))
 }
 
+/// What several writers have in common.
+#[derive(Clone)]
+enum Condition {
+    /// The entity tag of the backup that they change.
+    Tag(String),
+    /// The fingerprint of one plan to restore from it.
+    Plan(String),
+}
+
+impl Condition {
+    /// The request of one writer: its first line, its fields and its body.
+    fn request(&self, path: &str, life: u32, number: usize) -> (String, String, String) {
+        let text = format!("by {number} in {life}");
+        match self {
+            Self::Tag(tag) if number.is_multiple_of(4) => (
+                format!("DELETE {path}"),
+                format!("If-Match: {tag}\r\n"),
+                String::new(),
+            ),
+            Self::Tag(tag) => (
+                format!("PUT {path}"),
+                format!("If-Match: {tag}\r\n"),
+                format!("{{\"description\": \"{text}\"}}"),
+            ),
+            Self::Plan(print) => (
+                format!("POST {path}/restore"),
+                format!("If-Plan: \"{print}\"\r\n"),
+                format!("{{\"note\": \"{text}\"}}"),
+            ),
+        }
+    }
+}
+
 /// How a writer fared: the Status of its change, or `None` when it was refused at once.
 fn write_until_answered(
     gateway: &Mutex<Option<SocketAddr>>,
-    tag: &str,
+    condition: &Condition,
     path: &str,
     life: u32,
     number: usize,
 ) -> Option<String> {
     let until = Instant::now() + PATIENCE;
-    let (request, body) = if number.is_multiple_of(4) {
-        (format!("DELETE {path}"), String::new())
-    } else {
-        let body = format!("{{\"description\": \"by {number} in {life}\"}}");
-        (format!("PUT {path}"), body)
-    };
+    let (request, condition, body) = condition.request(path, life, number);
     let headers = format!(
-        "If-Match: {tag}\r\nIdempotency-Key: \"{life}-{number}\"\r\n\
+        "{condition}Idempotency-Key: \"{life}-{number}\"\r\n\
          Content-Type: application/json\r\nPrefer: respond-async\r\n"
     );
     loop {
@@ -178,38 +207,31 @@ fn write_until_answered(
     }
 }
 
-/// Gateways over real files, killed while several writers hold one tag.
 #[apply(test)]
 fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_killed() {
+    kill_under_writers(|client, path| Condition::Tag(client.get(path).header("etag").to_owned()));
+}
+
+#[apply(test)]
+fn of_several_restores_with_one_plan_one_succeeds_however_often_the_gateway_is_killed() {
+    kill_under_writers(|client, path| {
+        let plan = client.post(&format!("{path}/plan"), r#"{"op": "restore-Backup"}"#);
+        assert_eq!(plan.status, 200, "{plan:?}");
+        Condition::Plan(plan.json()["fingerprint"].as_str().unwrap().to_owned())
+    });
+}
+
+/// Gateways over real files, killed while several writers hold one condition.
+fn kill_under_writers(condition: fn(&Client, &str) -> Condition) {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/db")).unwrap();
     fs::create_dir_all(folder.path().join("backups")).unwrap();
     fs::write(folder.path().join("vms/db/data.img"), vec![7; 64 * 1024]).unwrap();
-    let config = format!(
-        r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-# The same for every life: the tag covers the links.
-public_url = "http://backups.example"
-[operations]
-store = "operations.db"
-[[backend]]
-name = "disks"
-kind = "files"
-vms = ["*"]
-[backend.files]
-root = "vms"
-backups = "backups"
-new_folders = true
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
-"#
+    let config = settings_for_alice(FILES);
+    // The same for every life: the tag covers the links.
+    let config = config.replace(
+        "[server]\n",
+        "[server]\npublic_url = \"http://backups.example\"\n",
     );
     let file = folder.path().join("snapgate.toml");
     fs::write(&file, config).unwrap();
@@ -222,15 +244,16 @@ backups = ["*"]
         let made = client.finished(&made.status_uri());
         let path = made["target_uri"].as_str().unwrap().to_owned();
         let tag = client.get(&path).header("etag").to_owned();
+        let shared = condition(&client, &path);
         let gateway = Arc::new(Mutex::new(Some(process.api)));
         let barrier = Arc::new(Barrier::new(WRITERS + 1));
         let writers: Vec<_> = (0..WRITERS)
             .map(|number| {
                 let (gateway, barrier) = (Arc::clone(&gateway), Arc::clone(&barrier));
-                let (tag, path) = (tag.clone(), path.clone());
+                let (shared, path) = (shared.clone(), path.clone());
                 let write = move || {
                     barrier.wait();
-                    write_until_answered(&gateway, &tag, &path, life, number)
+                    write_until_answered(&gateway, &shared, &path, life, number)
                 };
                 std::thread::Builder::new().spawn(write).unwrap()
             })
@@ -259,6 +282,12 @@ backups = ["*"]
         let found = client.get(&path);
         if won[0]["op"] == "delete-Backup" {
             assert_eq!(found.status, 404, "life {life}: the delete won: {found:?}");
+        } else if won[0]["op"] == "restore-Backup" {
+            assert_eq!(
+                found.header("etag"),
+                tag,
+                "life {life}: restored, not changed"
+            );
         } else {
             let description = found.json()["description"].as_str().unwrap().to_owned();
             assert!(

@@ -10,6 +10,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "Debian package curl"),
     ("h2load", "Debian package nghttp2-client"),
     ("haproxy", "Debian package haproxy"),
+    ("ip", "Debian package iproute2"),
     ("libvirtd", "tests/beds/libvirt.sh install"),
     ("nginx", "Debian package nginx-light"),
     ("openssl", "Debian package openssl"),

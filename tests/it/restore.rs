@@ -9,9 +9,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::harness::FILES;
 use crate::harness::Process;
-use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
+use crate::harness::settings_for_alice;
 
 const DISK_BYTES: usize = 24 * 1024 * 1024;
 /// How often the gateway is killed in the middle of a restore, at another moment each time.
@@ -27,30 +28,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("vms/db")).unwrap();
         fs::create_dir_all(folder.path().join("backups")).unwrap();
-        let config = format!(
-            r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-[operations]
-store = "operations.db"
-[[backend]]
-name = "disks"
-kind = "files"
-vms = ["*"]
-[backend.files]
-root = "vms"
-backups = "backups"
-new_folders = true
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
-"#
-        );
+        let config = settings_for_alice(FILES);
         fs::write(folder.path().join("snapgate.toml"), config).unwrap();
         Self { folder }
     }

@@ -25,6 +25,7 @@ use crate::client::basic;
 use crate::harness::Gateway;
 use crate::harness::SIM;
 use crate::harness::eventually;
+use crate::http2::Connection;
 
 /// Makes a certificate for these hosts and writes `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
@@ -502,4 +503,42 @@ fn a_reload_judges_the_certificates_of_kept_connections_anew() {
     trust(&other.pem);
     assert!(gateway.reload(&required), "required, of another authority");
     assert_eq!(kept.status(), "401", "no connection would be made now");
+}
+
+#[apply(test)]
+fn certificates_of_open_http_2_connections_are_judged_with_every_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), "one", &["one.example"]);
+    let authority = Authority::new();
+    fs::write(folder.path().join("authority.pem"), &authority.pem).unwrap();
+    let settings = format!("{SIM}{HOLDERS}");
+    let gateway = Gateway::start_in(folder, &settings);
+    let connect = |seconds: u64| {
+        let mut config = (*authority.client(&one, "ci.example", seconds)).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Connection::over(
+            gateway.api,
+            config,
+            "one.example",
+            &h2::client::Builder::new(),
+        )
+    };
+    let status = |client: &Connection| {
+        let head = http::Request::get("https://one.example/vms/1/backups/456");
+        let head = head.header("x-cloud-client-specification-version", "0.1");
+        client.send(head, None).status
+    };
+    let lasting = connect(3600);
+    assert_eq!(status(&lasting), 200, "known");
+    let renamed = settings.replace("dns:CI.example", "dns:other.example");
+    assert!(gateway.reload(&renamed), "another mapping");
+    assert_eq!(status(&lasting), 401, "its name is unknown");
+    assert!(gateway.reload(&settings), "the mapping of before");
+    assert_eq!(status(&lasting), 200, "known again");
+    let short = connect(4);
+    assert_eq!(status(&short), 200, "while it is valid");
+    eventually("the expired certificate is no proof", || {
+        status(&short) == 401
+    });
+    assert_eq!(status(&lasting), 200, "the other one still is");
 }

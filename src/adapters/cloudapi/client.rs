@@ -1,12 +1,16 @@
 //! The requests of the API, each made from typed values.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::header;
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::adapters::cloudapi::config::Config;
 use crate::adapters::cloudapi::config::ConfigError;
@@ -14,6 +18,7 @@ use crate::adapters::cloudapi::error;
 use crate::adapters::cloudapi::error::NativeError;
 use crate::adapters::cloudapi::link;
 use crate::adapters::cloudapi::link::Link;
+use crate::adapters::cloudapi::map::ListedVms;
 use crate::adapters::cloudapi::wire;
 use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
@@ -22,6 +27,7 @@ use crate::adapters::transport::Reply;
 use crate::model::BackupId;
 use crate::model::Deadline;
 use crate::model::VmId;
+use crate::model::VmRange;
 use crate::model::limits;
 use crate::runtime::hop_count;
 
@@ -99,6 +105,39 @@ impl Api {
         parse_json(&self.get(&["vms", vm.as_str()], &[], by).await?)
     }
 
+    /// The VMs after an id, at least as many as are wanted unless there are no more.
+    ///
+    /// A page may be shorter than what was asked for, or empty, and have a next one: the server's cursor is taken from its link.
+    pub(super) async fn vms(&self, range: &VmRange, by: Deadline) -> NativeResult<ListedVms> {
+        let limit = range.wanted().to_string();
+        let mut found = ListedVms {
+            vms: Vec::new(),
+            more: true,
+            complete: true,
+        };
+        let mut cursor: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let mut query = vec![("limit", limit.as_str())];
+            match &cursor {
+                Some(cursor) => query.push(("cursor", cursor)),
+                None => query.extend(range.after.as_ref().map(|id| ("after", id.as_str()))),
+            }
+            let answer = self.get(&["vms"], &query, by).await?;
+            let page: wire::Vms = parse_json(&answer)?;
+            found.vms.extend(page.vms);
+            found.complete &= page.complete;
+            let next = next_cursor(&answer.headers);
+            found.more = next.is_some();
+            if next.is_none() || found.vms.len() >= range.wanted() {
+                return Ok(found);
+            }
+            cursor = next;
+        }
+        Err(NativeError::InvalidAnswer(format!(
+            "more than {PAGES_MAX} pages without as many VMs as were asked for"
+        )))
+    }
+
     /// One backup with its tag; `None` when the VM has no such backup.
     pub(super) async fn backup(
         &self,
@@ -156,7 +195,13 @@ impl Api {
         vm: &VmId,
         by: Deadline,
     ) -> NativeResult<Vec<wire::Status>> {
-        let query = [("op", op), ("vm", vm.as_str()), ("limit", STATUSES)];
+        // A server that lists what the user may see narrows the list by `principal`; one that lists the user's own ignores it.
+        let query = [
+            ("op", op),
+            ("vm", vm.as_str()),
+            ("limit", STATUSES),
+            ("principal", "me"),
+        ];
         let answer = self.get(&["statuses"], &query, by).await?;
         Ok(parse_json::<wire::Statuses>(&answer)?.statuses)
     }
@@ -207,6 +252,25 @@ impl Api {
             call = call.json(body.to_string().into_bytes());
         }
         parse_status_reply(&self.send(call, change.path, &[], by).await?)
+    }
+
+    /// What the server says that a restore or a delete would do; `None` where it makes no plans.
+    pub(super) async fn plan(
+        &self,
+        vm: &VmId,
+        backup: &BackupId,
+        op: &str,
+        by: Deadline,
+    ) -> NativeResult<Option<wire::Plan>> {
+        let path = ["vms", vm.as_str(), "backups", backup.as_str(), "plan"];
+        let body = json!({ "op": op }).to_string().into_bytes();
+        let call = Call::new(Method::POST, &[]).json(body);
+        match self.send(call, &path, &[], by).await {
+            // A server that answers every POST alike has no plans either.
+            Ok(answer) => Ok(parse_json(&answer).ok()),
+            Err(error) if error.has_no_plans() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn get(
@@ -296,6 +360,25 @@ fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str>
 
 fn truncate_word(text: &str) -> String {
     text.chars().take(WORD_CHARS_MAX).collect()
+}
+
+/// The cursor in the link to a next page (RFC 8288). Nothing else of the link is used, so that it leads nowhere else.
+fn next_cursor(headers: &HeaderMap) -> Option<String> {
+    let links = headers.get_all(header::LINK).iter();
+    let links = links.filter_map(|value| value.to_str().ok());
+    let next = links.filter_map(|link| {
+        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let is_next = parameters.split(';').any(|part| {
+            let named = part.trim().strip_prefix("rel=");
+            named.is_some_and(|named| named.trim_matches('"') == "next")
+        });
+        let (_, query) = target.split_once('?')?;
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, cursor) = pairs.find(|(name, _)| *name == "cursor")?;
+        is_next.then(|| percent_decode_str(cursor).decode_utf8().ok())?
+    });
+    let mut next = next.filter(|cursor| cursor.len() <= limits::LINK_BYTES_MAX);
+    next.next().map(Cow::into_owned)
 }
 
 /// Whether there is a link to a next page (RFC 8288).

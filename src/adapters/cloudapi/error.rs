@@ -6,6 +6,7 @@ use crate::adapters::adapter::Retry;
 use crate::adapters::transport::TransportError;
 use crate::adapters::transport::timed_out_text;
 use crate::adapters::transport::unexpected_answer;
+use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::PublicText;
 use crate::public_text;
@@ -58,6 +59,21 @@ impl NativeError {
     /// Whether the server does not offer that at all, or no longer.
     pub(super) fn is_not_offered(&self) -> bool {
         matches!(self.status(), Some(404 | 405 | 409 | 501))
+    }
+
+    /// Whether the server does not know the path at all.
+    pub(super) fn is_unknown_path(&self) -> bool {
+        matches!(self.status(), Some(404 | 405 | 501))
+    }
+
+    /// Whether the server does not know plans. A missing VM or backup has a code of its own, and what the gateway's user may not do
+    /// is no lack of plans.
+    pub(super) fn has_no_plans(&self) -> bool {
+        match self.status() {
+            Some(404) => !matches!(self.code(), Some("NoSuchVm" | "NoSuchBackup")),
+            Some(status) => matches!(status, 400 | 405 | 406 | 411 | 415 | 501),
+            None => false,
+        }
     }
 
     const fn status(&self) -> Option<u16> {
@@ -150,6 +166,18 @@ fn kind_of_code(code: &str) -> Option<FaultKind> {
         "BackendFailed" => FaultKind::BackendFailed,
         _ => return None,
     })
+}
+
+/// The fault of a refusal in a plan of the server.
+pub(super) fn planned_refusal(code: &str, text: &str) -> Fault {
+    // Of the codes that are not known here only this much is: it would be refused in the present state.
+    let kind = kind_of_code(code).unwrap_or(FaultKind::Conflict);
+    let sentence = sentence_for(kind);
+    let text = match publishable_message(text) {
+        Some(message) => with_server_message(&sentence, &message),
+        None => sentence,
+    };
+    Fault::new(kind, text)
 }
 
 fn refusal_error(status: u16, code: Option<&str>, missing: FaultKind) -> AdapterError {

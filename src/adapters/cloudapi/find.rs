@@ -7,10 +7,10 @@ use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::cloudapi::CloudApi;
-use crate::adapters::cloudapi::baseline::RequestBaseline;
 use crate::adapters::cloudapi::link;
 use crate::adapters::cloudapi::map;
 use crate::adapters::cloudapi::map::StatusOutcome;
+use crate::adapters::cloudapi::request_baseline::RequestBaseline;
 use crate::adapters::cloudapi::wire;
 use crate::model::BackupState;
 use crate::model::Change;
@@ -53,7 +53,7 @@ impl CloudApi {
                 (Some(status), None) => return self.outcome_from_status(status, by).await,
                 // Another program uses the gateway's user, so neither is provably ours.
                 (Some(_), Some(_)) => {}
-                (None, _) => is_absent = self.is_remembered(before),
+                (None, _) => is_absent = before.is_remembered(self.clock.now()),
             }
         }
         Ok(match self.trace_in_backup(intent, by).await? {

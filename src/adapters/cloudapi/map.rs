@@ -27,6 +27,8 @@ use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::model::limits;
 
 /// What the ids of backups made through this gateway begin with.
@@ -168,13 +170,49 @@ pub(super) fn vm(id: &VmId, wire_backup: wire::Vm) -> Vm {
         description: wire_backup
             .description
             .filter(|description| !description.is_empty()),
-        run_state: match wire_backup.run_status.as_deref() {
-            Some("STARTED") => Some(RunState::Started),
-            Some("STOPPED") => Some(RunState::Stopped),
-            Some("SLEEPING") => Some(RunState::Sleeping),
-            Some(_) | None => None,
-        },
+        run_state: run_state(wire_backup.run_status.as_deref()),
     }
+}
+
+/// The run state of that word; `None` for a word that is not known.
+pub(super) fn run_state(word: Option<&str>) -> Option<RunState> {
+    match word {
+        Some("STARTED") => Some(RunState::Started),
+        Some("STOPPED") => Some(RunState::Stopped),
+        Some("SLEEPING") => Some(RunState::Sleeping),
+        Some(_) | None => None,
+    }
+}
+
+/// The wanted part of a list of VMs, whatever order the server has them in. What is no id here is left out.
+pub(super) fn vm_page(range: &VmRange, listed: ListedVms) -> VmPage {
+    let entry = |one: wire::VmSummary| {
+        let id = VmId::new(&one.id).ok()?;
+        Some(Vm {
+            name: one.name.unwrap_or(one.id),
+            id,
+            description: None,
+            run_state: run_state(one.state.as_deref()),
+        })
+    };
+    let mut vms: Vec<Vm> = listed.vms.into_iter().filter_map(entry).collect();
+    vms.sort_by(|one, other| one.id.cmp(&other.id));
+    vms.dedup_by(|one, other| one.id == other.id);
+    let page = range.page_of(range.rest_of(&vms, |vm| &vm.id).iter().cloned());
+    VmPage {
+        more: page.more || listed.more,
+        complete: listed.complete,
+        ..page
+    }
+}
+
+/// What a server lists after an id.
+#[derive(Debug)]
+pub(super) struct ListedVms {
+    pub(super) vms: Vec<wire::VmSummary>,
+    /// Whether the server has more after these.
+    pub(super) more: bool,
+    pub(super) complete: bool,
 }
 
 /// The body of a create. `None` when there is no room for the id tag.

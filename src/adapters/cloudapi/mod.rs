@@ -13,6 +13,8 @@ mod keys;
 mod link;
 mod map;
 mod poll_backoff;
+mod preview;
+mod request_baseline;
 mod wire;
 
 pub use config::Config;
@@ -37,10 +39,14 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -51,21 +57,25 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
-use baseline::RequestBaseline;
 use client::Api;
 use client::OutgoingChange;
 use client::StatusReply;
 use map::RemoteBackup;
 use map::StatusOutcome;
 use poll_backoff::PollBackoff;
+use request_baseline::RequestBaseline;
+use request_baseline::request_key;
 
 /// How long one request for a Status is held.
 const WAIT: &str = "wait=20";
@@ -103,6 +113,8 @@ const fn capability(recovery: Recovery) -> Capability {
         online: true,
         memory: false,
         consistent: false,
+        // Whether this server does it is known when it is asked.
+        lists_vms: true,
     }
 }
 
@@ -181,29 +193,27 @@ impl CloudApi {
         Ok(Some((remote, tag)).filter(|(remote, _)| remote.backup.id == target.backup))
     }
 
+    /// The very backup of the intent, with its tag.
+    async fn find_meant(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<(RemoteBackup, Option<HeaderValue>), AdapterError> {
+        let remote = self.find_remote(&intent.target, by).await?;
+        remote
+            .filter(|(remote, _)| intent.identity.as_ref() == Some(&remote.backup.identity))
+            .ok_or_else(|| refuse(FaultKind::NoSuchBackup))
+    }
+
     /// The very backup of the intent, fit for the change.
     async fn find_for_change(
         &self,
         intent: &Intent,
         by: Deadline,
     ) -> Result<(RemoteBackup, Option<HeaderValue>), AdapterError> {
-        let remote = self.find_remote(&intent.target, by).await?;
-        let (remote, tag) = remote
-            .filter(|(remote, _)| intent.identity.as_ref() == Some(&remote.backup.identity))
-            .ok_or_else(|| refuse(FaultKind::NoSuchBackup))?;
-        let state = remote.backup.state;
-        let unfit = match &intent.change {
-            Change::Create(_) | Change::Update(_) => None,
-            Change::Delete => remote.backup.protected.then_some(FaultKind::Protected),
-            Change::Restore(_) => {
-                let broken = matches!(state, BackupState::Creating | BackupState::Error);
-                broken.then_some(FaultKind::NotReady)
-            }
-        };
-        match unfit {
-            Some(kind) => Err(refuse(kind)),
-            None => Ok((remote, tag)),
-        }
+        let (remote, tag) = self.find_meant(intent, by).await?;
+        check_fit(&intent.change, &remote.backup)?;
+        Ok((remote, tag))
     }
 
     /// Asks for a change of a backup that is there.
@@ -330,6 +340,19 @@ impl CloudApi {
     }
 }
 
+/// Whether the backup is in a state for the change.
+fn check_fit(change: &Change, backup: &Backup) -> Result<(), AdapterError> {
+    let unfit = match change {
+        Change::Create(_) | Change::Update(_) => None,
+        Change::Delete => backup.protected.then_some(FaultKind::Protected),
+        Change::Restore(_) => {
+            let broken = matches!(backup.state, BackupState::Creating | BackupState::Error);
+            broken.then_some(FaultKind::NotReady)
+        }
+    };
+    unfit.map_or(Ok(()), |kind| Err(refuse(kind)))
+}
+
 fn refuse(kind: FaultKind) -> AdapterError {
     AdapterError::refused(kind, error::sentence_for(kind))
 }
@@ -392,6 +415,15 @@ impl Adapter for CloudApi {
         Ok(map::vm(vm, reply))
     }
 
+    /// Asks the server's own list. A server without one, as those of the first edition and most of a site's own, cannot list.
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        match self.api.vms(range, by).await {
+            Ok(found) => Ok(map::vm_page(range, found)),
+            Err(error) if error.is_unknown_path() => Err(lists_no_vms().because(error)),
+            Err(error) => Err(error.into_read_error(FaultKind::BackendFailed)),
+        }
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -403,12 +435,25 @@ impl Adapter for CloudApi {
         Ok(page.of(complete.map(|remote| remote.backup)))
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let remote = self.find_remote(target, by).await?;
         remote
             .filter(|(remote, _)| !remote.is_incomplete)
             .map(|(remote, _)| remote.backup)
             .ok_or_else(|| refuse(FaultKind::NoSuchBackup))
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     async fn baseline(
@@ -430,7 +475,7 @@ impl Adapter for CloudApi {
         let before = RequestBaseline::read(baseline);
         let name = key.to_string();
         let key = match self.recovery {
-            Recovery::ReplaySafe => Some(self.request_key(&name, before.as_ref())?),
+            Recovery::ReplaySafe => Some(request_key(&name, before.as_ref(), self.clock.now())?),
             Recovery::Listable | Recovery::NoTrace => None,
         };
         match &intent.change {

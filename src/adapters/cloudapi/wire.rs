@@ -30,6 +30,24 @@ pub(super) struct Backups {
     pub(super) backups: Vec<Backup>,
 }
 
+/// One entry of a list of VMs.
+#[derive(Debug, Deserialize)]
+pub(super) struct VmSummary {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) state: Option<String>,
+}
+
+/// One page of VMs.
+#[derive(Debug, Deserialize)]
+pub(super) struct Vms {
+    pub(super) vms: Vec<VmSummary>,
+    #[serde(default)]
+    pub(super) complete: bool,
+}
+
 /// Spec: "Resource Models", VM.
 #[derive(Debug, Deserialize)]
 pub(super) struct Vm {
@@ -84,4 +102,64 @@ pub(super) struct Message {
     pub(super) code: Option<String>,
     #[serde(default)]
     pub(super) text: Option<String>,
+}
+
+/// What a restore or a delete would do. Everything but the fingerprint may be absent.
+#[derive(Debug, Deserialize)]
+pub(super) struct Plan {
+    pub(super) fingerprint: String,
+    #[serde(default)]
+    pub(super) overwrites: Vec<PlannedDisk>,
+    #[serde(default)]
+    pub(super) loses: PlannedLoss,
+    #[serde(default)]
+    pub(super) leaves: Vec<String>,
+    #[serde(default)]
+    pub(super) after: Option<String>,
+    #[serde(default)]
+    pub(super) needs: Option<PlannedSpace>,
+    #[serde(default)]
+    pub(super) refused: Vec<PlannedRefusal>,
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
+    #[serde(default)]
+    pub(super) unknown: Vec<String>,
+}
+
+/// A disk that is overwritten.
+#[derive(Debug, Deserialize)]
+pub(super) struct PlannedDisk {
+    pub(super) disk: String,
+    #[serde(default)]
+    pub(super) size: Option<u64>,
+}
+
+/// The backups that go with it.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct PlannedLoss {
+    #[serde(default)]
+    pub(super) backups: Vec<PlannedBackup>,
+}
+
+/// One of them.
+#[derive(Debug, Deserialize)]
+pub(super) struct PlannedBackup {
+    pub(super) id: String,
+}
+
+/// The storage that it needs.
+#[derive(Debug, Deserialize)]
+pub(super) struct PlannedSpace {
+    #[serde(default)]
+    pub(super) bytes: Option<u64>,
+    #[serde(default)]
+    pub(super) free: Option<u64>,
+}
+
+/// What would refuse it.
+#[derive(Debug, Deserialize)]
+pub(super) struct PlannedRefusal {
+    pub(super) code: String,
+    #[serde(default)]
+    pub(super) text: String,
 }

@@ -74,8 +74,11 @@ pub(super) fn copy_image(
     failpoints
         .hit("clone")
         .map_err(io_error("cloning a disk image"))?;
+    // A reflink shares the blocks until one side is written to. Where it is impossible, for whatever reason, the
+    // bytes are copied.
     let cloned = size > 0 && rustix::fs::ioctl_ficlone(to, from).is_ok();
     if !cloned {
+        // The whole length at once: what is not written afterwards stays a hole.
         rustix::fs::ftruncate(to, size).map_err(io_error("sizing a disk image"))?;
     }
     // A clone is what will be used later, so it is what gets hashed.
@@ -104,7 +107,9 @@ fn copy_and_hash(
     if let Err(errno) = rustix::fs::fadvise(source, 0, None, Advice::Sequential) {
         tracing::trace!(%errno, "no more read ahead than usual");
     }
+    // Bounded, so that a reader that is faster than the hash does not fill the memory.
     let (parts, hashed) = sync_channel(PIECES_AHEAD);
+    // Buffers travel back to the reader, which fills them again.
     let (emptied, empty) = channel();
     std::thread::scope(|scope| {
         let hasher = std::thread::Builder::new()
@@ -119,7 +124,9 @@ fn copy_and_hash(
             failpoints,
         };
         let data = reader.copy_all(&parts, &empty);
+        // The hasher ends when the channel is closed, also after an error of the reader.
         drop(parts);
+        // Before the error of the reader, which is only a consequence where the hasher panicked.
         let checksum = hasher.join().map_err(|_panic| hash_failed())?;
         Ok(Digest {
             checksum,
@@ -146,6 +153,7 @@ fn hash_parts(
 ) -> String {
     let zero = blake3::hash(&vec![0; BLOCK]);
     let mut all = blake3::Hasher::new_derive_key(CONTEXT);
+    // The length is part of the checksum: images that differ only in trailing zeros must differ in it.
     all.update(&size.to_le_bytes());
     let mut block = blake3::Hasher::new();
     let (mut start, mut end, mut unwritten) = (0_u64, 0_u64, 0_u64);
@@ -171,6 +179,7 @@ fn hash_parts(
                 unwritten = unwritten.saturating_add(length);
             }
             Part::ZeroBlocks(count) => {
+                // A hole hashes as the zeros that it reads as, so a sparse and a dense copy have one checksum.
                 for _ in 0..count {
                     all.update(zero.as_bytes());
                 }
@@ -209,9 +218,12 @@ impl ImageReader<'_> {
     ) -> Result<u64, Problem> {
         let (mut at, mut data, mut extent_end) = (0_u64, 0_u64, 0_u64);
         while at < self.size {
+            // Once for each block, so that a cancellation does not wait for the rest of a large image.
             self.job.check_cancelled()?;
             if at >= extent_end {
                 let (start, end) = self.next_extent(at)?;
+                // Whole blocks only. What is left of the hole is read with the data behind it, and is left out again
+                // when it is written.
                 let holes = start.saturating_sub(at) / BLOCK_BYTES;
                 if holes > 0 {
                     let skipped = holes.saturating_mul(BLOCK_BYTES);
@@ -244,9 +256,12 @@ impl ImageReader<'_> {
         let (mut at, mut data) = (start, 0_u64);
         while at < end {
             let length = PIECE_BYTES.min(end.saturating_sub(at));
+            // Never waits: without a returned buffer a new one is made, about as many as the channel holds.
             let mut bytes = empty.try_recv().unwrap_or_default();
             bytes.resize(usize::try_from(length).unwrap_or(BLOCK), 0);
             self.source
+                // Exactly: an image that became shorter meanwhile is in use by something, and a short copy would pass
+                // for whole.
                 .read_exact_at(&mut bytes, at)
                 .map_err(|error| image_read_failure(&error))?;
             data = data.saturating_add(self.write_data(&bytes, at)?);

@@ -111,7 +111,7 @@ pub(super) fn start(
         );
         return Err(Problem::new(FaultKind::Conflict, text));
     }
-    layout::refuse_duplicate_name(&vm_backups, target, &new.name)?;
+    layout.refuse_duplicate_name(&vm_backups, target, &new.name)?;
     preflight::check_folder(&vm_backups, "The VM's backup directory")?;
     let sources = open_sources(&vm)?;
     let mut manifest = Manifest::new(target, new.name.clone(), now, random_token()?);

@@ -112,6 +112,7 @@ impl Dir {
         if errno != Errno::ACCESS && errno != Errno::PERM && errno != Errno::ROFS {
             return;
         }
+        // The path as it is now, for the log alone; nothing is ever opened by it.
         let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let file = std::fs::read_link(own).unwrap_or_default().join(name);
         tracing::warn!(file = %file.display(), %errno, "the gateway lacks the rights to a file");
@@ -121,10 +122,13 @@ impl Dir {
         if !is_component(name) {
             return Err(Errno::NOENT);
         }
+        // The kernel enforces it for the whole look-up, so there is no moment between a check and its use.
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         for _ in 0..LOOKUPS_MAX {
             match rustix::fs::openat2(&self.fd, name, flags, mode, how) {
+                // AGAIN: something was renamed or mounted during the look-up, and the kernel could not prove that it
+                // stayed beneath.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other.inspect_err(|errno| self.log_denied(name, *errno)),
             }
@@ -148,6 +152,7 @@ impl Dir {
         if !is_file(&self.stat(name)?) {
             return Ok(None);
         }
+        // NONBLOCK, for the name may be a pipe by now, whose opening would wait for a writer.
         let fd = self.resolve(name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
         if is_file(&rustix::fs::fstat(&fd)?) {
             Ok(Some(File::from(fd)))
@@ -159,6 +164,8 @@ impl Dir {
     /// A new file in this one.
     pub(super) fn create(&self, name: &str) -> Result<File, Errno> {
         self.failpoints.hit("create")?;
+        // EXCL: a file that is there already belongs to someone else, or to an earlier attempt that has to be looked
+        // at.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         Ok(File::from(self.resolve(
             name,
@@ -207,6 +214,12 @@ impl Dir {
         matches!(kind, Ok(Ok(kind)) if LOCAL.contains(&kind))
     }
 
+    /// Bytes that are free for this process on the file system of this directory.
+    pub(super) fn free_bytes(&self) -> Result<u64, Errno> {
+        let found = rustix::fs::fstatvfs(&self.fd)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Every name in this directory, in byte order.
     pub(super) fn names(&self) -> Result<Vec<CString>, Errno> {
         let mut names = Vec::new();
@@ -217,6 +230,7 @@ impl Dir {
                 names.push(name.to_owned());
             }
         }
+        // Readers rely on it: pages of lists, fingerprints and journals are made from names in this order.
         names.sort();
         Ok(names)
     }
@@ -264,6 +278,7 @@ impl Dir {
     pub(super) fn lock(&self) -> Result<(), Errno> {
         for _ in 0..LOCK_ATTEMPTS {
             match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+                // The process that held it may be closing it right now. Who holds it longer is another gateway.
                 Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
                 Err(Errno::INTR) => {}
                 other => return other,
@@ -332,6 +347,7 @@ impl Dir {
     }
 
     fn clear_to(&self, depth: u8) -> Result<(), Errno> {
+        // Bounded, because each level holds a descriptor, and the gateway makes no deep trees itself.
         let depth = depth.checked_sub(1).ok_or(Errno::NOTEMPTY)?;
         for name in self.names()? {
             let stat = rustix::fs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -351,6 +367,7 @@ impl Dir {
         match self.dir(name) {
             Ok(dir) => dir.clear()?,
             Err(Errno::NOENT) => return Ok(()),
+            // Something of another kind has the name, a link for instance: the name goes, and nothing behind it.
             Err(errno) if is_missing(errno) => return self.unlink(name),
             Err(errno) => return Err(errno),
         }
@@ -366,6 +383,7 @@ impl Dir {
             Err(errno) => return Err(errno),
         };
         let mut bytes = Vec::new();
+        // One byte more than allowed shows that it is too long, whatever its length was said to be before.
         let taken = file.take(max.saturating_add(1)).read_to_end(&mut bytes);
         let length = taken.map_err(|error| errno_of(&error))?;
         if u64::try_from(length).is_ok_and(|bytes| bytes <= max) {
@@ -388,12 +406,14 @@ impl Dir {
     ///
     /// Until then it has a name that every recovery removes.
     pub(super) fn prepare_replacement(&self, bytes: &[u8]) -> Result<File, Errno> {
+        // One may be left by a process that was killed. It was never committed, so nothing refers to it.
         self.unlink(TEMPORARY)?;
         self.write_new(TEMPORARY, bytes)
     }
 
     /// Replaces a small file as a whole by what was prepared. The caller syncs the directory.
     pub(super) fn commit_replacement(&self, name: &str, prepared: &File) -> Result<(), Errno> {
+        // The contents before the name: after a power cut the name must never lead to an empty file.
         self.sync_file(prepared)?;
         self.rename_from(name, self, TEMPORARY)
     }

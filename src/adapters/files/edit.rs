@@ -1,5 +1,6 @@
 //! Changes and deletes backups: each is seen by readers at one instant.
 
+use crate::adapters::checks::Checks;
 use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::error::io_error;
@@ -11,24 +12,22 @@ use crate::adapters::files::manifest::Manifest;
 use crate::adapters::files::preflight;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
+use crate::adapters::files::watched_vm::TOMBSTONE_PREFIX;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
 use crate::model::FaultKind;
+use crate::model::Intent;
 use crate::public_text;
-
-/// What a deleted backup is renamed to, followed by the mark of the request. Emptied, it stays until the next
-/// delete as the proof that this request was done; it takes no room, so a full disk keeps no delete from working.
-const TOMBSTONE_PREFIX: &str = ".snapgate-gone.";
 
 /// The backup of the request with its directory, if it is the very one the caller saw.
 pub(super) fn read_expected_backup(
     vm_backups: &Dir,
-    request: &Request,
+    intent: &Intent,
 ) -> Result<(Dir, Manifest), Problem> {
-    let target = &request.intent.target;
+    let target = &intent.target;
     let dir = layout::backup_dir(vm_backups, &target.backup)?.ok_or_else(layout::no_such_backup)?;
     let manifest = Manifest::read(&dir, target)?;
-    if request.intent.identity.as_ref() == Some(&manifest.identity()) {
+    if intent.identity.as_ref() == Some(&manifest.identity()) {
         Ok((dir, manifest))
     } else {
         Err(Problem::new(
@@ -71,12 +70,12 @@ pub(super) fn update(
     let vm_backups = layout
         .vm_backups(&target.vm)?
         .ok_or_else(layout::no_such_backup)?;
-    let (dir, mut manifest) = read_expected_backup(&vm_backups, request)?;
+    let (dir, mut manifest) = read_expected_backup(&vm_backups, &request.intent)?;
     if is_updated(layout, request)? {
         return Ok(StartOutcome::Done);
     }
     if let Some(name) = &patch.name {
-        layout::refuse_duplicate_name(&vm_backups, target, name)?;
+        layout.refuse_duplicate_name(&vm_backups, target, name)?;
     }
     preflight::check_folder(&dir, "The directory of the backup")?;
     let before = manifest.clone().backup(BackupState::Available);
@@ -105,6 +104,35 @@ pub(super) fn is_deleted(layout: &Layout, request: &Request) -> Result<bool, Pro
     }
 }
 
+/// Everything that would refuse to delete the backup.
+pub(super) fn check_delete(
+    vm_backups: &Dir,
+    intent: &Intent,
+    checks: &mut Checks,
+) -> Result<(), Problem> {
+    let found = checks.record(read_expected_backup(vm_backups, intent))?;
+    let protection = found.as_ref().map(|(_, manifest)| manifest.protected);
+    checks.record(match protection {
+        Some(true) => Err(protected()),
+        Some(false) | None => Ok(()),
+    })?;
+    checks.record(preflight::check_folder(
+        vm_backups,
+        "The VM's backup directory",
+    ))?;
+    if let Some((dir, _)) = &found {
+        checks.record(preflight::check_removable(dir))?;
+    }
+    Ok(())
+}
+
+fn protected() -> Problem {
+    let text = public_text!(
+        "The backup is protected, so it was not deleted. Remove its protection first."
+    );
+    Problem::new(FaultKind::Protected, text)
+}
+
 /// Takes the backup out of sight at once, and leaves the removal of its data to be done.
 pub(super) fn delete(layout: &Layout, request: &Request) -> Result<StartOutcome, Problem> {
     let target = &request.intent.target;
@@ -119,17 +147,9 @@ pub(super) fn delete(layout: &Layout, request: &Request) -> Result<StartOutcome,
             .map_err(io_error("syncing the backups of a VM"))?;
         return Ok(StartOutcome::Done);
     }
-    let (dir, manifest) = read_expected_backup(&vm_backups, request)?;
-    if manifest.protected {
-        let text = public_text!(
-            "The backup is protected, so it was not deleted. Remove its protection first."
-        );
-        return Err(Problem::new(FaultKind::Protected, text));
-    }
-    preflight::check_folder(&vm_backups, "The VM's backup directory")?;
-    preflight::check_removable(&dir)?;
+    check_delete(&vm_backups, &request.intent, &mut Checks::until_first())?;
     let doing = io_error("deleting a backup");
-    for old in tombstones(&vm_backups)? {
+    for old in layout.tombstones(&target.vm, &vm_backups)? {
         vm_backups.remove_tree(&old).map_err(&doing)?;
     }
     vm_backups
@@ -148,20 +168,13 @@ pub(super) fn delete(layout: &Layout, request: &Request) -> Result<StartOutcome,
     })))
 }
 
-fn tombstones(vm_backups: &Dir) -> Result<Vec<String>, Problem> {
-    let names = vm_backups.names().map_err(io_error("listing backups"))?;
-    let ours = names.iter().filter_map(|name| name.to_str().ok());
-    let tombstones = ours.filter(|name| name.starts_with(TOMBSTONE_PREFIX));
-    Ok(tombstones.map(str::to_owned).collect())
-}
-
-/// Removes what an interrupted create or delete left.
-pub(super) fn remove_leftovers(vm_backups: &Dir) -> Result<(), Problem> {
+/// Removes what an interrupted create or delete left; the tombstones are emptied.
+pub(super) fn remove_leftovers(vm_backups: &Dir, tombstones: &[String]) -> Result<(), Problem> {
     let doing = io_error("removing what was left unfinished");
     vm_backups.remove_tree(UNFINISHED).map_err(&doing)?;
-    for name in tombstones(vm_backups)? {
+    for name in tombstones {
         vm_backups
-            .dir(&name)
+            .dir(name)
             .and_then(|dir| dir.clear())
             .map_err(&doing)?;
     }

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Scope;
+use crate::adapters::checks::CheckError;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::PublicText;
@@ -65,6 +66,14 @@ impl Problem {
             fault: Fault::new(kind, text),
             private: String::new(),
             scope: Scope::Backend,
+        }
+    }
+
+    /// Whether it is a refusal of this kind.
+    pub(super) fn is_refusal(&self, kind: FaultKind) -> bool {
+        match self {
+            Self::Refused { fault, .. } => fault.kind == kind,
+            Self::HalfDone { .. } | Self::Cancelled | Self::Uncertain(_) => false,
         }
     }
 
@@ -160,6 +169,21 @@ impl Problem {
                 public_text!("The storage failed during the change, and the outcome is being determined. Wait for the final Status."),
             )
             .because(private),
+        }
+    }
+}
+
+impl CheckError for Problem {
+    fn refusal(&self) -> Option<Fault> {
+        match self {
+            // The directories of the whole backend: nothing can be said about one of its VMs then.
+            Self::Refused {
+                fault,
+                scope: Scope::Backend,
+                ..
+            } if fault.kind == FaultKind::Unavailable => None,
+            Self::Refused { fault, .. } | Self::HalfDone { fault, .. } => Some(fault.clone()),
+            Self::Cancelled | Self::Uncertain(_) => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -19,12 +20,16 @@ use crate::adapters::files::folder_marks::UnmarkedFolders;
 use crate::adapters::files::layout::Layout;
 use crate::adapters::files::layout::LockedVm;
 use crate::adapters::files::layout::OpenError;
+use crate::adapters::files::preview;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
 use crate::adapters::files::restore;
+use crate::adapters::files::watched_vm::list_tombstones;
 use crate::model::Backup;
 use crate::model::Change;
 use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::Preview;
 use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
@@ -118,7 +123,8 @@ impl Executor {
         let layout = self.layout()?;
         let locked = layout.lock_vm(&request.intent.target.vm)?;
         if let Some(vm_backups) = &locked.vm_backups {
-            edit::remove_leftovers(vm_backups)?;
+            let tombstones = layout.tombstones(&request.intent.target.vm, vm_backups)?;
+            edit::remove_leftovers(vm_backups, &tombstones)?;
         }
         let LockedVm { vm, vm_backups } = locked;
         let started = match &request.intent.change {
@@ -143,6 +149,16 @@ impl Executor {
                 worked
             })),
         })
+    }
+
+    /// What a restore or a delete would do. Changes nothing.
+    pub(super) fn preview(
+        &self,
+        intent: &Intent,
+        is_reserved: bool,
+        now: Instant,
+    ) -> Result<Preview, Problem> {
+        preview::preview(&*self.layout()?, intent, is_reserved, now)
     }
 
     /// What a restore is compared with before it is begun again: the state of the VM's disks.
@@ -207,13 +223,18 @@ fn remove_leftovers_of(layout: &Layout, vm: &VmId) -> Result<(), Problem> {
     match layout.lock_vm(vm) {
         Ok(LockedVm { vm, vm_backups }) => {
             restore::remove_leftovers(&vm)?;
-            vm_backups.as_ref().map_or(Ok(()), edit::remove_leftovers)
+            vm_backups.as_ref().map_or(Ok(()), remove_listed_leftovers)
         }
         // Backups of a VM that is gone.
         Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => layout
             .vm_backups(vm)?
             .as_ref()
-            .map_or(Ok(()), edit::remove_leftovers),
+            .map_or(Ok(()), remove_listed_leftovers),
         Err(problem) => Err(problem),
     }
+}
+
+/// The same in a folder of backups, which nothing has looked at yet.
+fn remove_listed_leftovers(vm_backups: &Dir) -> Result<(), Problem> {
+    edit::remove_leftovers(vm_backups, &list_tombstones(vm_backups)?)
 }

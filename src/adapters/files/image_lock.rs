@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::fcntl;
 use nix::libc;
+use parking_lot::RwLock;
 use rustix::fs::FlockOperation;
 
 use crate::adapters::files::error::Problem;
@@ -62,7 +63,12 @@ fn is_locked_by_others(file: &File, kind: i32, start: i64, length: i64) -> Resul
 /// `Busy` when the image is used by someone else in a way that excludes this.
 pub(super) fn acquire(file: &File, image_use: ImageUse) -> Result<(), Problem> {
     acquire_flock(file, image_use)?;
-    match try_acquire(file, image_use) {
+    refuse_excluded(try_acquire(file, image_use))
+}
+
+/// The answer to whether an image may be used.
+fn refuse_excluded(is_free: Result<bool, Errno>) -> Result<(), Problem> {
+    match is_free {
         Ok(true) => Ok(()),
         Ok(false) | Err(Errno::EAGAIN | Errno::EACCES) => Err(in_use()),
         Err(errno) => Err(Problem::new(
@@ -78,8 +84,33 @@ fn in_use() -> Problem {
     Problem::new(FaultKind::Busy, text)
 }
 
-/// Takes the whole-file lock that other programs use (crosvm, `flock(1)`). Where the file system has none, no other program holds any.
+/// Looks whether [`acquire`] would get the locks to replace the image, and keeps none.
+///
+/// QEMU's locks are only asked about. Of a whole-file lock the kernel does not say whether it is held, so it is held for a moment in which no
+/// other thread of the gateway tries to take it.
+///
+/// # Errors
+/// Those of [`acquire`].
+pub(super) fn probe(file: &File) -> Result<(), Problem> {
+    {
+        let _no_others = FLOCK_PROBE.write();
+        take_flock(file, ImageUse::Replace)?;
+        // Where the file system has no such locks there is nothing to give back.
+        let _unlocked = rustix::fs::flock(file, FlockOperation::Unlock);
+    }
+    refuse_excluded(is_excluded(file, ImageUse::Replace).map(|excluded| !excluded))
+}
+
+/// Held by a probe for the moment in which it has the lock of an image: a change must not find that lock.
+static FLOCK_PROBE: RwLock<()> = RwLock::new(());
+
 fn acquire_flock(file: &File, image_use: ImageUse) -> Result<(), Problem> {
+    let _no_probe = FLOCK_PROBE.read();
+    take_flock(file, image_use)
+}
+
+/// Takes the whole-file lock that other programs use (crosvm, `flock(1)`). Where the file system has none, no other program holds any.
+fn take_flock(file: &File, image_use: ImageUse) -> Result<(), Problem> {
     let operation = match image_use {
         ImageUse::Read => FlockOperation::NonBlockingLockShared,
         ImageUse::Replace => FlockOperation::NonBlockingLockExclusive,
@@ -102,14 +133,22 @@ fn try_acquire(file: &File, image_use: ImageUse) -> Result<bool, Errno> {
             set_lock(file, USED.saturating_add(CONSISTENT_READ), 1)?;
             set_lock(file, UNSHARED.saturating_add(WRITE), 1)?;
             set_lock(file, UNSHARED.saturating_add(RESIZE), 1)?;
-            let excluded = is_locked_by_others(file, libc::F_WRLCK, UNSHARED, 1)?;
-            Ok(!(excluded || is_written(file)?))
         }
         ImageUse::Replace => {
             set_lock(file, USED, PERMISSIONS)?;
             set_lock(file, UNSHARED, PERMISSIONS)?;
-            Ok(!is_locked_by_others(file, libc::F_WRLCK, 0, 0)?)
         }
+    }
+    Ok(!is_excluded(file, image_use)?)
+}
+
+/// Whether a lock of someone else excludes this use. Our own locks do not matter.
+fn is_excluded(file: &File, image_use: ImageUse) -> Result<bool, Errno> {
+    match image_use {
+        ImageUse::Read => {
+            Ok(is_locked_by_others(file, libc::F_WRLCK, UNSHARED, 1)? || is_written(file)?)
+        }
+        ImageUse::Replace => is_locked_by_others(file, libc::F_WRLCK, 0, 0),
     }
 }
 

@@ -190,6 +190,11 @@ impl Jobs {
         })
     }
 
+    /// Whether a change of the VM holds it.
+    pub(super) fn is_reserved(&self, vm: &VmId) -> bool {
+        self.state().reserved_vms.contains_key(vm)
+    }
+
     /// The job of that mark, if it is remembered.
     pub(super) fn find_job(&self, durable_id: &str) -> Option<Arc<Job>> {
         self.state().jobs.get(durable_id).map(Arc::clone)

@@ -144,6 +144,8 @@ impl Journal {
             device: vm.stat_self()?.st_dev,
             staging: staging.to_owned(),
             disks: Vec::new(),
+            // One level only: a chain of half-done restores would grow the journal without bound, and only the newest
+            // can stand again.
             before: before.map(|journal| {
                 Box::new(Self {
                     before: None,
@@ -159,10 +161,13 @@ impl Journal {
     /// `Damaged` when it cannot be read.
     pub(super) fn read(vm: &Dir) -> Result<Option<Self>, Problem> {
         let read = vm.read_small(JOURNAL, BYTES_MAX);
+        // No journal and an unreadable one differ: the first means that nothing was begun, the second that nothing
+        // may be touched.
         let Some(bytes) = read.map_err(|errno| damaged().because(errno))? else {
             return Ok(None);
         };
         let unreadable = |error: serde_json::Error| damaged().because(error);
+        // The number first, alone: the members of another format may have another meaning.
         let version: Version = serde_json::from_slice(&bytes).map_err(unreadable)?;
         match version.format {
             1 => {
@@ -174,8 +179,10 @@ impl Journal {
                 let now = vm
                     .stat_self()
                     .map_err(io_error("looking at the folder of a VM"))?;
+                // Device numbers may change with every boot, and the stamps in the journal contain them.
                 Ok(Some(journal.with_device(now.st_dev)))
             }
+            // A newer gateway was here before. Guessing at its journal could give up a swap that is half done.
             _ => Err(damaged().because("written by another version")),
         }
     }
@@ -239,6 +246,8 @@ impl Journal {
 
     /// The folder of the images that are not in place; `None` when it is gone.
     pub(super) fn open_staging(&self, vm: &Dir) -> Result<Option<Dir>, Problem> {
+        // A staging folder that is gone is an answer; one that cannot be opened is not, and must not pass for the
+        // first.
         match vm.dir(&self.staging) {
             Ok(staging) => Ok(Some(staging)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -248,6 +257,7 @@ impl Journal {
 
     /// How the disks are. Changes nothing.
     pub(super) fn swap_state(&self, vm: &Dir) -> Result<SwapState, Problem> {
+        // Done or undone: whatever happened to the disks afterwards is no business of this journal.
         if self.phase != Phase::Swap {
             return Ok(SwapState::Clear);
         }
@@ -276,10 +286,13 @@ impl Journal {
                 None => DiskState::SwappedChanged,
             });
         }
+        // The three looks differ on purpose: a rename changes the time of change, so only a staged image can match
+        // the stamp wholly.
         let is_ready = staged.is_some_and(|stamp| stamp == entry.new);
         let is_in_place = in_place.is_some_and(|stamp| stamp.is_same_file(&entry.new));
         let is_as_left = in_place.is_some_and(|stamp| stamp.is_same_content(&entry.new));
         Ok(match (is_ready, is_in_place) {
+            // Whole stamps on both sides: only a pair that nothing has touched may still be exchanged.
             (true, _) if in_place == entry.old => DiskState::Waiting,
             (_, true) if is_as_left => DiskState::Swapped,
             (_, true) => DiskState::SwappedChanged,
@@ -322,6 +335,17 @@ impl Journal {
     }
 }
 
+/// Whether any restore of the VM is half done. Changes nothing.
+pub(super) fn is_half_done(vm: &Dir) -> Result<bool, Problem> {
+    let Some(journal) = Journal::read(vm)? else {
+        return Ok(false);
+    };
+    Ok(match journal.swap_state(vm)? {
+        SwapState::Half(_) | SwapState::Broken(_) => true,
+        SwapState::Clear | SwapState::Untouched { .. } | SwapState::Complete => false,
+    })
+}
+
 /// What the request has left half done, if it has.
 pub(super) fn half_done_fault(vm: &Dir, request: &str) -> Result<Option<Fault>, Problem> {
     let Some(journal) = Journal::read(vm)?.filter(|journal| journal.request == request) else {
@@ -337,6 +361,7 @@ pub(super) fn half_done_fault(vm: &Dir, request: &str) -> Result<Option<Fault>, 
 pub(super) fn write_synced(dir: &Dir, name: &str, journal: &Journal) -> Result<(), Problem> {
     let doing = io_error("writing the journal of a restore");
     let text = journal.to_bytes()?;
+    // Only the contents are synced here. The caller syncs the folder once for all that it wrote.
     let file: File = dir.write_new(name, &text).map_err(&doing)?;
     dir.sync_file(&file).map_err(&doing)
 }
@@ -360,6 +385,8 @@ fn swap_state_of(states: &[(&DiskName, DiskState)]) -> SwapState {
     } else if changed.is_empty() && lost.is_empty() {
         SwapState::Half(half_done(&new, &old, &[]))
     } else {
+        // A disk that another program changed is named as such alone, although its new image may be in place: nothing
+        // is claimed about it.
         let unsure: Vec<_> = changed.into_iter().chain(lost).collect();
         let is_sure = |name: &&DiskName| !unsure.contains(name);
         let new: Vec<_> = new.into_iter().filter(is_sure).collect();

@@ -30,11 +30,16 @@ use crate::adapters::files::manifest::VM_JSON;
 use crate::adapters::files::mounts;
 use crate::adapters::files::read_cache::ReadCache;
 use crate::adapters::files::read_cache::Reading;
+use crate::adapters::files::vm_indexes::VmIndexes;
 use crate::adapters::files::watch_table::WatchedRoot;
+use crate::adapters::files::watched_vm::WatchedVm;
+use crate::adapters::files::watched_vm::list_tombstones;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupName;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::FaultKind;
 use crate::model::Identity;
@@ -45,6 +50,8 @@ use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// The name of a backup while it is made; hidden, and at most one per VM.
@@ -63,6 +70,7 @@ pub(super) struct Layout {
     pub(super) backups: Dir,
     config: Config,
     read_cache: ReadCache,
+    indexes: VmIndexes,
     _lock: File,
 }
 
@@ -122,6 +130,7 @@ impl Layout {
                 watched_roots.map(<[WatchedRoot; 2]>::from),
                 failpoints.clone(),
             ),
+            indexes: VmIndexes::new(failpoints.clone()),
             _lock: lock,
         })
     }
@@ -158,6 +167,7 @@ impl Layout {
     /// The directory of a VM.
     pub(super) fn vm_dir(&self, vm: &VmId) -> Result<Dir, Problem> {
         let found = open_visible(&self.root, vm.as_str(), "opening the directory of a VM")?;
+        // An empty mount point looks like a VM without disks. Restoring into it would fill the file system below.
         mounts::refuse_unmounted(&self.backups, Role::Root, vm.as_str(), found.as_ref())?;
         found.ok_or_else(|| {
             let text = public_text!("The VM does not exist. Check its id.");
@@ -171,6 +181,7 @@ impl Layout {
         let is_link = |stat: rustix::fs::Stat| {
             rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink
         };
+        // Without this message the VM would seem to have no backups, and operators do replace such folders by links.
         if found.is_none() && self.backups.stat(vm.as_str()).is_ok_and(is_link) {
             let text = public_text!(
                 "The backup directory of the VM `{vm}` is a symbolic link, which the gateway does not follow. Put the directory itself there, or mount it there (`mount --bind`)."
@@ -185,7 +196,11 @@ impl Layout {
     pub(super) fn lock_vm(&self, vm: &VmId) -> Result<LockedVm, Problem> {
         let dir = self.vm_dir(vm)?;
         let vm_backups = self.vm_backups(vm)?;
+        // Recorded before anything is changed: later calls compare with it, and refuse when the file system is
+        // missing.
         mounts::record_mount(&self.backups, Role::Root, vm.as_str(), &dir)?;
+        // The VM's folder before that of its backups, everywhere in this order: two gateways could refuse each other
+        // otherwise.
         lock_exclusively(&dir)?;
         if let Some(vm_backups) = &vm_backups {
             mounts::record_mount(&self.backups, Role::Backups, vm.as_str(), vm_backups)?;
@@ -200,6 +215,7 @@ impl Layout {
     /// What is known of a VM.
     pub(super) fn describe_vm(&self, id: &VmId) -> Result<Vm, Problem> {
         let dir = self.vm_dir(id)?;
+        // Only names the VM to people. A file that cannot be read must not make the VM unreachable.
         let vm_json = dir
             .read_small(VM_JSON, VM_JSON_BYTES_MAX)
             .map_err(|errno| errno.to_string())
@@ -217,6 +233,7 @@ impl Layout {
                     description: None,
                 }
             });
+        // The only sign of a running VM that can be seen from here: QEMU locks the images that it writes to.
         let run_state = match disk_names(&dir) {
             Ok(names) => names.iter().any(|name| is_written(&dir, name)),
             Err(_reported_when_it_matters) => false,
@@ -229,8 +246,45 @@ impl Layout {
         })
     }
 
+    /// The names in `root` that may be directories of VMs, in order.
+    pub(super) fn vm_names(&self) -> Result<Vec<VmId>, Problem> {
+        let names = self.root.names().map_err(io_error("listing the VMs"))?;
+        let id = |name: &CString| {
+            let text = name.to_str().ok().filter(|text| is_visible(text))?;
+            VmId::new(text).ok()
+        };
+        Ok(names.iter().filter_map(id).collect())
+    }
+
+    /// One page of those of these names that are directories of VMs.
+    pub(super) fn list_vms(&self, names: &[VmId], range: &VmRange) -> VmPage {
+        let rest = range.rest_of(names, |name| name);
+        range.page_of(rest.iter().filter_map(|id| self.describe_listed(id)))
+    }
+
+    /// `None` when there is no directory of that name. A VM whose directory cannot be looked into just now is listed all the same.
+    fn describe_listed(&self, id: &VmId) -> Option<Vm> {
+        match self.describe_vm(id) {
+            Ok(vm) => Some(Vm {
+                description: None,
+                ..vm
+            }),
+            Err(problem) if problem.is_refusal(FaultKind::NoSuchVm) => None,
+            Err(problem) => {
+                tracing::debug!(vm = %id, problem = problem.log_text(), "VM listed without details");
+                Some(Vm {
+                    id: id.clone(),
+                    name: id.as_str().to_owned(),
+                    description: None,
+                    run_state: None,
+                })
+            }
+        }
+    }
+
     /// One page of backups.
     pub(super) fn list_backups(&self, vm: &VmId, page: &Page) -> Result<BackupPage, Problem> {
+        // Its folder decides whether the VM exists: backups of a VM that was removed are not listed under its id.
         self.vm_dir(vm)?;
         let Some(vm_backups) = self.vm_backups(vm)? else {
             return Ok(BackupPage::default());
@@ -244,9 +298,11 @@ impl Layout {
                 vm: vm.clone(),
                 backup: id,
             };
+            // Not cached: a list would push out the backups that are read one by one.
             if let Some(backup) = read_backup_in(&vm_backups, &target, |_| None)? {
                 backups.push(backup);
             }
+            // One more than asked for, which shows that there is a next page.
             if backups.len() == page.needed() {
                 break;
             }
@@ -254,8 +310,71 @@ impl Layout {
         Ok(page.of(backups))
     }
 
+    /// The backups that a query selects, from memory; `None` where they must be read.
+    pub(super) fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+    ) -> Result<Option<BackupSelection>, Problem> {
+        self.vm_dir(vm)?;
+        let Some(vm_backups) = self.vm_backups(vm)? else {
+            return Ok(Some(query.select([])));
+        };
+        Ok(self.with_watched(vm, &vm_backups, |watched| watched.index().select(query)))
+    }
+
+    /// What `answer` finds in the backups of a VM; `None` where these are not kept in memory.
+    fn with_watched<T>(
+        &self,
+        vm: &VmId,
+        vm_backups: &Dir,
+        answer: impl FnOnce(&WatchedVm) -> T,
+    ) -> Option<T> {
+        let read = |id: &BackupId| {
+            let target = Target {
+                vm: vm.clone(),
+                backup: id.clone(),
+            };
+            read_backup_in(vm_backups, &target, |_| None)
+        };
+        self.indexes.with_vm(vm, vm_backups, read, answer)
+    }
+
+    /// The names of what is left of deleted backups.
+    pub(super) fn tombstones(&self, vm: &VmId, vm_backups: &Dir) -> Result<Vec<String>, Problem> {
+        match self.with_watched(vm, vm_backups, WatchedVm::tombstones) {
+            Some(tombstones) => Ok(tombstones),
+            None => list_tombstones(vm_backups),
+        }
+    }
+
+    /// Refuses a name that another backup of the VM has.
+    pub(super) fn refuse_duplicate_name(
+        &self,
+        vm_backups: &Dir,
+        target: &Target,
+        name: &BackupName,
+    ) -> Result<(), Problem> {
+        let is_taken = self.with_watched(&target.vm, vm_backups, |watched| {
+            watched.index().has_name(name.as_str(), &target.backup)
+        });
+        let is_taken = match is_taken {
+            Some(is_taken) => is_taken,
+            None => is_name_taken(vm_backups, target, name)?,
+        };
+        if is_taken {
+            return Err(Problem::new(
+                FaultKind::NameTaken,
+                public_text!("Another backup of the VM has this name. Choose another name."),
+            ));
+        }
+        Ok(())
+    }
+
     /// One backup.
     pub(super) fn read_backup(&self, target: &Target, now: Instant) -> Result<Backup, Problem> {
+        // All on the way is opened first and watched afterwards, so that the watch is of the very folders that are
+        // read.
         let home = self.vm_dir(&target.vm)?;
         let vm_backups = self.vm_backups(&target.vm)?.ok_or_else(no_such_backup)?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
@@ -283,6 +402,24 @@ pub(super) fn no_such_backup() -> Problem {
     Problem::new(FaultKind::NoSuchBackup, text)
 }
 
+/// The refusal of a second change of one VM.
+pub(super) fn vm_busy() -> Problem {
+    let text =
+        public_text!("Another change of the VM or its backups is in progress. Try again later.");
+    Problem::new(FaultKind::Busy, text)
+}
+
+/// Refuses a directory of a VM that another process has locked. It is not locked when this returns.
+///
+/// The lock is held for a moment. A change that comes in that moment waits longer than that for it.
+pub(super) fn probe_lock(parent: &Dir, vm: &VmId) -> Result<(), Problem> {
+    // An opening of its own: the lock is gone when it is closed.
+    match open_visible(parent, vm.as_str(), "opening the directory of a VM")? {
+        Some(dir) => lock_exclusively(&dir),
+        None => Ok(()),
+    }
+}
+
 /// The folders of one VM, locked until they are closed.
 #[derive(Debug)]
 pub(super) struct LockedVm {
@@ -302,6 +439,7 @@ fn lock_exclusively(dir: &Dir) -> Result<(), Problem> {
             );
             Err(Problem::new(FaultKind::Busy, text))
         }
+        // Some network file systems have no such locks. Refusing every change there would make them unusable.
         Err(errno) => {
             tracing::debug!(%errno, "the file system locks no folders");
             Ok(())
@@ -347,6 +485,7 @@ fn open_failure(missing: PublicText, path: &Path, errno: Errno) -> Problem {
 }
 
 fn open_visible(parent: &Dir, name: &str, doing: &'static str) -> Result<Option<Dir>, Problem> {
+    // Hidden names are the gateway's own: staging, journals, folders that are being removed.
     if !is_visible(name) {
         return Ok(None);
     }
@@ -387,12 +526,15 @@ fn read_backup_in<'a>(
     let Some(dir) = backup_dir(vm_backups, &target.backup)? else {
         return Ok(None);
     };
+    // Watched before it is read: a change that comes in between is then an event, and not a former state in the
+    // cache.
     let reading = begin(&dir);
     let read = Manifest::read(&dir, target);
     let reading = match &read {
         Ok(manifest) => reading.and_then(|reading| reading.disks(&dir, manifest)),
         Err(_reported_below) => None,
     };
+    // Lengths only, since each read of a backup comes here. Contents are proved by a restore.
     let whole = read.as_ref().is_ok_and(|manifest| manifest.is_whole(&dir));
     if !whole && !still_has_name(vm_backups, target.backup.as_str(), &dir) {
         // It was deleted while we looked.
@@ -460,6 +602,7 @@ fn damaged_backup(target: &Target, dir: &Dir) -> Result<Backup, Problem> {
 pub(super) fn disk_names(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
     let mut disks = Vec::new();
     for name in vm.names().map_err(io_error("listing the disks of a VM"))? {
+        // Operators' and other programs' hidden files are none of our business, and stay where they are.
         if name.to_bytes().starts_with(b".") {
             continue;
         }
@@ -480,6 +623,7 @@ pub(super) fn disk_names(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
             .stat(text)
             .map_err(io_error("looking at a disk of a VM"))?;
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        // A VM with a file system of its own has this folder at its root. Empty, it says nothing.
         if text == LOST_AND_FOUND && kind == rustix::fs::FileType::Directory {
             match has_fsck_files(vm) {
                 Ok(true) => return Err(strange("holds files that a file system check recovered")),
@@ -523,11 +667,21 @@ const fn kind_name(kind: rustix::fs::FileType) -> &'static str {
 /// One disk of a VM, open and locked.
 pub(super) fn lock_disk(dir: &Dir, name: &DiskName, image_use: ImageUse) -> Result<File, Problem> {
     let file = open_disk(dir, name)?;
-    match image_lock::acquire(&file, image_use) {
+    name_disk_in_use(image_lock::acquire(&file, image_use), name).map(|()| file)
+}
+
+/// One disk of a VM, open and free to be replaced. It is not locked when this returns.
+pub(super) fn probe_disk(dir: &Dir, name: &DiskName) -> Result<File, Problem> {
+    let file = open_disk(dir, name)?;
+    name_disk_in_use(image_lock::probe(&file), name).map(|()| file)
+}
+
+fn name_disk_in_use(locked: Result<(), Problem>, name: &DiskName) -> Result<(), Problem> {
+    match locked {
         Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::Busy => {
             Err(disk_in_use(name))
         }
-        other => other.map(|()| file),
+        other => other,
     }
 }
 
@@ -566,12 +720,8 @@ fn is_written(dir: &Dir, name: &DiskName) -> bool {
     open_disk(dir, name).is_ok_and(|file| image_lock::is_written(&file).unwrap_or(false))
 }
 
-/// Refuses a name that another backup of the VM has.
-pub(super) fn refuse_duplicate_name(
-    vm_backups: &Dir,
-    target: &Target,
-    name: &BackupName,
-) -> Result<(), Problem> {
+/// Whether another backup of the VM has the name, by reading all of them.
+fn is_name_taken(vm_backups: &Dir, target: &Target, name: &BackupName) -> Result<bool, Problem> {
     for id in backup_ids(vm_backups)? {
         if id == target.backup {
             continue;
@@ -584,11 +734,8 @@ pub(super) fn refuse_duplicate_name(
             .and_then(|dir| Manifest::read(&dir, &other).ok())
             .is_some_and(|manifest| manifest.name == *name);
         if taken {
-            return Err(Problem::new(
-                FaultKind::NameTaken,
-                public_text!("Another backup of the VM has this name. Choose another name."),
-            ));
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }

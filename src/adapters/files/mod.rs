@@ -6,6 +6,7 @@
 //! Lossy: only images that no program writes to are backed up (offline), never memory, and of a file its contents,
 //! owner and mode are restored, not extended attributes.
 
+mod backup_index;
 mod config;
 mod copy;
 mod create;
@@ -26,12 +27,15 @@ mod manifest;
 mod mounts;
 mod operator_commands;
 mod preflight;
+mod preview;
 mod read_cache;
 mod request;
 mod restore;
 mod swap;
+mod vm_indexes;
 mod watch;
 mod watch_table;
+mod watched_vm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +55,7 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::operation_number_as_id;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::executor::Executor;
 use crate::adapters::files::failpoints::Failpoints;
@@ -61,10 +66,13 @@ use crate::adapters::files::jobs::VmReservation;
 use crate::adapters::files::layout::OpenError;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
+use crate::adapters::vm_list_cache::VmListCache;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -73,11 +81,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -111,6 +122,7 @@ const CAPABILITY: Capability = Capability {
     online: false,
     memory: false,
     consistent: true,
+    lists_vms: true,
 };
 
 /// The adapter for one pair of directories.
@@ -121,6 +133,7 @@ pub struct Files {
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     capability: Capability,
+    vm_list: VmListCache<VmId>,
 }
 
 impl Files {
@@ -149,6 +162,7 @@ impl Files {
             clock,
             tasks,
             capability: CAPABILITY,
+            vm_list: VmListCache::default(),
         }
     }
 
@@ -175,6 +189,7 @@ impl Files {
             clock,
             tasks,
             capability: CAPABILITY,
+            vm_list: VmListCache::default(),
         })
     }
 
@@ -274,12 +289,6 @@ fn task_outcome(durable_id: &str) -> Result<TaskRef, AdapterError> {
     })
 }
 
-fn vm_busy() -> AdapterError {
-    let text =
-        public_text!("Another change of the VM or its backups is in progress. Try again later.");
-    AdapterError::refused(FaultKind::Busy, text)
-}
-
 #[async_trait]
 impl Adapter for Files {
     fn capability(&self) -> &Capability {
@@ -299,6 +308,15 @@ impl Adapter for Files {
             .await
     }
 
+    async fn list_vms(&self, range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        let now = self.clock.instant();
+        let read = || self.run_blocking(|executor| executor.layout()?.vm_names());
+        let names = self.vm_list.entries(now, read).await?;
+        let range = range.clone();
+        self.run_blocking(move |executor| Ok(executor.layout()?.list_vms(&names, &range)))
+            .await
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -310,12 +328,36 @@ impl Adapter for Files {
             .await
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        let (of, wanted) = (vm.clone(), query.clone());
+        let found = self
+            .run_blocking(move |executor| executor.layout()?.query_backups(&of, &wanted))
+            .await?;
+        match found {
+            Some(selection) => Ok(selection),
+            // Few, or not to be watched: they are read.
+            None => query_by_listing(self, vm, query, by).await,
+        }
+    }
+
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         if let Some(backup) = self.executor.cached_backup(target) {
             return Ok(backup);
         }
         let (target, now) = (target.clone(), self.clock.instant());
         self.run_blocking(move |executor| executor.layout()?.read_backup(&target, now))
+            .await
+    }
+
+    async fn preview(&self, intent: &Intent, _by: Deadline) -> Result<Preview, AdapterError> {
+        let is_reserved = self.jobs.is_reserved(&intent.target.vm);
+        let (intent, now) = (intent.clone(), self.clock.instant());
+        self.run_blocking(move |executor| executor.preview(&intent, is_reserved, now))
             .await
     }
 
@@ -365,7 +407,7 @@ impl Adapter for Files {
         let reservation = self
             .jobs
             .reserve_vm(&intent.target.vm)
-            .ok_or_else(vm_busy)?;
+            .ok_or_else(|| layout::vm_busy().into_adapter_error())?;
         match self.run(request, reservation).await {
             Ok(begun) => begun,
             Err(error) => {
@@ -463,6 +505,10 @@ mod folder_tests;
 mod image_use_tests;
 #[cfg(test)]
 mod integrity_tests;
+#[cfg(test)]
+mod list_tests;
+#[cfg(test)]
+mod preview_tests;
 #[cfg(test)]
 mod read_cache_tests;
 #[cfg(test)]

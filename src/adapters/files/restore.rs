@@ -13,6 +13,7 @@ use rustix::fs::Uid;
 use rustix::io::Errno;
 
 use crate::adapters::adapter::FindOutcome;
+use crate::adapters::checks::Checks;
 use crate::adapters::files::copy;
 use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::dir_fd::TEMPORARY;
@@ -42,6 +43,7 @@ use crate::adapters::files::swap;
 use crate::adapters::files::swap::Swap;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::Intent;
 use crate::model::RestoreOptions;
 use crate::public_text;
 
@@ -50,6 +52,7 @@ pub(super) fn fingerprint(vm: &Dir) -> Result<String, Problem> {
     let doing = io_error("looking at the disks of a VM");
     let home = vm.stat_self().map_err(&doing)?.st_dev;
     let mut hasher = blake3::Hasher::new();
+    // Names come sorted from the folder. The order is part of the hash, so that a swap of two names changes it.
     for name in vm.names().map_err(&doing)? {
         let Ok(name) = name.into_string() else {
             continue;
@@ -58,6 +61,8 @@ pub(super) fn fingerprint(vm: &Dir) -> Result<String, Problem> {
             continue;
         };
         if let Some(stamp) = FileStamp::of_name(vm, &disk).map_err(&doing)? {
+            // A hash of fixed length for each name: two names can then never be read as another pair with the same
+            // concatenation.
             hasher.update(blake3::hash(disk.as_str().as_bytes()).as_bytes());
             stamp.hash_into(home, &mut hasher);
         }
@@ -86,10 +91,12 @@ pub(super) fn find(vm: &Dir, request: &Request) -> Result<FindOutcome, Problem> 
         true => FindOutcome::VmChanged,
         false => FindOutcome::NotBegun,
     };
+    // The journal of another request says nothing about this one, even if it restored the same backup.
     let journal = Journal::read(vm)?.filter(|journal| journal.request == request.durable_id);
     let Some(journal) = journal else {
         return Ok(not_begun(!are_disks_expected(vm, request)?));
     };
+    // `Done` is final for the caller, so it is said only of what a power cut no longer takes back.
     let synced = || vm.sync().map_err(io_error("syncing the folder of a VM"));
     match journal.phase {
         // It may have been killed before its last sync.
@@ -126,6 +133,7 @@ pub(super) fn remove_leftovers(vm: &Dir) -> Result<(), Problem> {
             SwapState::Complete => swap::record_complete(vm, &journal)?,
             // No disk was touched, by us or by others: it is as if it had not begun.
             SwapState::Untouched { changed: false } => swap::abandon(vm, &journal)?,
+            // Kept with its images. Only the same request, or another restore that replaces it, may take it up.
             SwapState::Untouched { changed: true } | SwapState::Half(_) | SwapState::Broken(_) => {
                 swap::remove_stale_staging(vm, Some(&journal));
             }
@@ -159,6 +167,7 @@ fn find_half_done(vm: &Dir) -> Result<Option<(Journal, Fault)>, Problem> {
     };
     match journal.swap_state(vm)? {
         SwapState::Clear => {}
+        // A gateway that died after the last exchange left a restore that is done in all but name.
         SwapState::Complete => swap::record_complete(vm, &journal)?,
         SwapState::Untouched { .. } => {
             swap::abandon(vm, &journal)?;
@@ -180,6 +189,7 @@ pub(super) fn start(
     options: &RestoreOptions,
 ) -> Result<StartOutcome, Problem> {
     let target = &request.intent.target;
+    // A repetition after a crash continues what the first call left, instead of beginning again.
     let ours = Journal::read(&vm)?.filter(|journal| journal.request == request.durable_id);
     if let Some(journal) = ours {
         match journal.swap_state(&vm)? {
@@ -198,32 +208,25 @@ pub(super) fn start(
                 vm.sync().map_err(io_error("syncing the folder of a VM"))?;
                 return Ok(StartOutcome::Done);
             }
+            // Another program wrote to a disk after the request came. Restoring now would discard what the caller
+            // never saw.
             SwapState::Untouched { changed: true } => return Err(changed_since()),
             SwapState::Clear | SwapState::Untouched { changed: false } => {}
         }
     }
-    if !options.0.is_empty() {
-        let text =
-            public_text!("This backend supports no restore options. Remove them from the request.");
-        return Err(Problem::new(FaultKind::Invalid, text));
-    }
+    check_options(options)?;
     if !are_disks_expected(&vm, request)? {
         return Err(changed_since());
     }
+    // A restore is the way out of a half-done restore, so it is not refused here as other changes are.
     let before = find_half_done(&vm)?.map(|(journal, _)| journal);
     let vm_backups = layout
         .vm_backups(&target.vm)?
         .ok_or_else(layout::no_such_backup)?;
-    let (backup, manifest) = edit::read_expected_backup(&vm_backups, request)?;
-    if !manifest.is_whole(&backup) {
-        let text = public_text!(
-            "The backup is incomplete: a disk is missing or has another length. Nothing was changed; restore another backup."
-        );
-        return Err(Problem::new(FaultKind::Damaged, text));
-    }
-    let from = backup.dir(DISKS).map_err(io_error("opening a backup"))?;
-    preflight::check_folder(&vm, "The VM's directory")?;
-    let old = lock_old_disks(&vm, &manifest)?;
+    let mut checks = Checks::until_first();
+    let found = check_backup(&vm_backups, &request.intent, &mut checks)?;
+    let (from, manifest) = found.ok_or_else(layout::no_such_backup)?;
+    let old = check_disks(&vm, Some(&manifest), DiskLocking::Hold, &mut checks)?;
     let staging = swap::unused_staging_name(&vm);
     let journal = Journal::new(&vm, &request.durable_id, &target.backup, &staging, before);
     let restore = Restore {
@@ -237,31 +240,98 @@ pub(super) fn start(
     Ok(StartOutcome::Pending(Box::new(move |job| restore.run(job))))
 }
 
-/// A disk that is to be replaced: locked, and as it was when that was checked.
-struct OldDisk {
-    name: DiskName,
-    file: File,
-    stat: Stat,
+/// Refuses options: there are none.
+pub(super) fn check_options(options: &RestoreOptions) -> Result<(), Problem> {
+    if options.0.is_empty() {
+        return Ok(());
+    }
+    let text =
+        public_text!("This backend supports no restore options. Remove them from the request.");
+    Err(Problem::new(FaultKind::Invalid, text))
 }
 
-/// The disks there are, locked, each of which can be replaced.
-fn lock_old_disks(vm: &Dir, manifest: &Manifest) -> Result<Vec<OldDisk>, Problem> {
+/// Everything about the backup that would refuse a restore. Returns its images and its manifest.
+pub(super) fn check_backup(
+    vm_backups: &Dir,
+    intent: &Intent,
+    checks: &mut Checks,
+) -> Result<Option<(Dir, Manifest)>, Problem> {
+    let found = checks.record(edit::read_expected_backup(vm_backups, intent))?;
+    let Some((backup, manifest)) = found else {
+        return Ok(None);
+    };
+    checks.record(check_whole(&manifest, &backup))?;
+    let from = backup.dir(DISKS).map_err(io_error("opening a backup"));
+    Ok(checks.record(from)?.map(|from| (from, manifest)))
+}
+
+fn check_whole(manifest: &Manifest, backup: &Dir) -> Result<(), Problem> {
+    if manifest.is_whole(backup) {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The backup is incomplete: a disk is missing or has another length. Nothing was changed; restore another backup."
+    );
+    Err(Problem::new(FaultKind::Damaged, text))
+}
+
+/// Whether the locks of disks are taken, or only looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiskLocking {
+    /// They are held for as long as the disks are.
+    Hold,
+    /// They are free again when the check returns.
+    Probe,
+}
+
+/// A disk that is to be replaced: open, and as it was when it was checked.
+pub(super) struct OldDisk {
+    pub(super) name: DiskName,
+    file: File,
+    pub(super) stat: Stat,
+}
+
+/// Everything about the VM that would refuse a restore. Returns the disks there are, each of which can be replaced.
+///
+/// Without a manifest, which is unreadable then, every disk is checked as if the backup had it.
+pub(super) fn check_disks(
+    vm: &Dir,
+    manifest: Option<&Manifest>,
+    locking: DiskLocking,
+    checks: &mut Checks,
+) -> Result<Vec<OldDisk>, Problem> {
+    checks.record(preflight::check_folder(vm, "The VM's directory"))?;
     let mut old = Vec::new();
-    for name in layout::disk_names(vm)? {
-        if !manifest.disks.iter().any(|disk| disk.name == name) {
-            let text = public_text!(
-                "The VM has a disk `{}` that the backup does not contain, so nothing was changed. Move it out of the VM's directory first.",
-                name.as_str()
-            );
-            return Err(Problem::new(FaultKind::Conflict, text));
+    for name in checks.record(layout::disk_names(vm))?.unwrap_or_default() {
+        checks.record(check_contained(manifest, &name))?;
+        checks.record(preflight::check_replaceable(vm, &name))?;
+        checks.record(loop_devices::refuse_attached(vm, &name, ImageUse::Replace))?;
+        let file = match locking {
+            DiskLocking::Hold => layout::lock_disk(vm, &name, ImageUse::Replace),
+            DiskLocking::Probe => layout::probe_disk(vm, &name),
+        };
+        let Some(file) = checks.record(file)? else {
+            continue;
+        };
+        let stat = rustix::fs::fstat(&file).map_err(io_error("looking at a disk image"));
+        if let Some(stat) = checks.record(stat)? {
+            old.push(OldDisk { name, file, stat });
         }
-        preflight::check_replaceable(vm, &name)?;
-        loop_devices::refuse_attached(vm, &name, ImageUse::Replace)?;
-        let file = layout::lock_disk(vm, &name, ImageUse::Replace)?;
-        let stat = rustix::fs::fstat(&file).map_err(io_error("looking at a disk image"))?;
-        old.push(OldDisk { name, file, stat });
     }
     Ok(old)
+}
+
+/// Refuses a disk that the backup has not: it would be of another time than the others.
+fn check_contained(manifest: Option<&Manifest>, name: &DiskName) -> Result<(), Problem> {
+    let has_disk = |manifest: &Manifest| manifest.disks.iter().any(|disk| disk.name == *name);
+    if manifest.is_none_or(has_disk) {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The VM has a disk `{}` that the backup does not contain, so nothing was changed. Move it out of the VM's directory first.",
+        name.as_str()
+    );
+    Err(Problem::new(FaultKind::Conflict, text))
 }
 
 /// A restore with all that it needs.
@@ -276,6 +346,7 @@ struct Restore {
 
 impl Restore {
     fn run(mut self, job: &Job) -> Result<Vec<File>, Problem> {
+        // Cleaned up in either case, and before the locks of the old images are handed back to the caller.
         let restored = self.restore(job);
         self.clean_up(restored)?;
         Ok(self.old.into_iter().map(|old| old.file).collect())
@@ -285,10 +356,15 @@ impl Restore {
         job.expect(self.manifest.length());
         let doing = io_error("making the new disk images");
         let staging = self.vm.make_dir(&self.journal.staging).map_err(&doing)?;
+        // Tried on two empty files first: some file systems have no RENAME_EXCHANGE, and the swap must not find that
+        // out half way.
         preflight::probe_exchange(&self.vm, &staging)?;
         let images = self.stage_images(&staging, job)?;
+        // All that needs room on the disk is written by now. The swap itself consists of renames.
         let prepared = self.prepare_journal(&staging, &images)?;
+        // The last moment at which a cancellation is honoured.
         job.commit()?;
+        // Copying took its time: what was checked before it is checked once more.
         self.check_unchanged()?;
         let doing = io_error("beginning the swap of disk images");
         self.vm
@@ -312,6 +388,7 @@ impl Restore {
     fn stage_images(&self, staging: &Dir, job: &Job) -> Result<Vec<File>, Problem> {
         let images = self.create_empty_images(staging)?;
         for (disk, to) in self.manifest.disks.iter().zip(&images) {
+            // Opened one by one, so that a VM of many disks does not hold two descriptors for each.
             let source = layout::open_disk(&self.from, &disk.name)?;
             let digest = copy::copy_image(&source, to, disk.size, job, staging.failpoints())?;
             verify_checksum(disk, &digest)?;
@@ -325,10 +402,13 @@ impl Restore {
         let mut images = Vec::new();
         for disk in &self.manifest.disks {
             let to = staging.create(disk.name.as_str()).map_err(&doing)?;
+            // Locked from birth: a VM that starts right after the first exchange must find its images in use until
+            // the last.
             image_lock::acquire(&to, ImageUse::Replace)?;
             match self.old.iter().find(|old| old.name == disk.name) {
                 Some(old) => copy_owner_and_mode(staging, disk, &to, &old.stat, true)?,
                 None => {
+                    // A disk that the VM had lost has no owner to copy. Its folder's owner can at least open it.
                     let like = self.vm.stat_self().map_err(&doing)?;
                     copy_owner_and_mode(staging, disk, &to, &like, false)?;
                 }
@@ -349,17 +429,21 @@ impl Restore {
             let old = self.old.iter().find(|old| old.name == disk.name);
             self.journal.disks.push(DiskSwap {
                 name: disk.name.clone(),
+                // As it was when it was locked, so that a write in between is noticed by the comparison right before
+                // the swap.
                 old: old.map(|old| FileStamp::new(&old.stat)),
                 new: FileStamp::of_file(image).map_err(&doing)?,
                 checksum: disk.checksum.clone(),
             });
         }
+        // Before the journal of the swap itself, which may not exist without both of its ends.
         swap::prepare_ends(staging, &self.journal)?;
         let text = self.journal.to_bytes()?;
         let prepared = self
             .vm
             .prepare_replacement(&text)
             .map_err(io_error("writing the journal of a restore"))?;
+        // The folders after the files: a name that lasts without its contents would look like a finished image.
         staging.sync().map_err(&doing)?;
         self.vm.sync().map_err(&doing)?;
         Ok(prepared)

@@ -51,6 +51,7 @@ impl Swap<'_> {
     /// `Refused` when all disks are as they were; `Half` when they are not; `Unsure` when they are new but may not outlive a
     /// power cut.
     pub(super) fn run(&self, entries: &[&DiskSwap]) -> Result<(), Problem> {
+        // One at a time: the undo walks back over the disks whose new image is in place.
         for entry in entries {
             if let Err(problem) = self.swap_in(entry) {
                 return Err(self.undo(&entry.name, problem));
@@ -62,6 +63,8 @@ impl Swap<'_> {
     /// Puts one new image in place.
     fn swap_in(&self, entry: &DiskSwap) -> Result<(), Problem> {
         let name = entry.name.as_str();
+        // The VM had lost this disk. RENAME_NOREPLACE instead of an exchange: if another program put an image there
+        // meanwhile, the call fails and that image is kept.
         let Some(old) = &entry.old else {
             return self
                 .vm
@@ -79,6 +82,7 @@ impl Swap<'_> {
         }
         self.vm
             .exchange(name, self.staging, name)
+            // Neither image is lost, but which one is in place is unknown now, and so is the outcome.
             .map_err(|errno| Problem::Uncertain(format!("exchanging {name} back: {errno}")))?;
         let text = public_text!(
             "Another program replaced the disk `{name}` during the restore. Shut the VM down, then try again."
@@ -92,6 +96,8 @@ impl Swap<'_> {
         let doing = io_error("putting an old disk image back");
         match &entry.old {
             Some(old) => {
+                // An exchange that brings back anything but the image that was there would be worse than a disk that
+                // stays new.
                 let staged = FileStamp::of_name(self.staging, &entry.name).map_err(&doing)?;
                 if !staged.is_some_and(|staged| staged.is_same_content(old)) {
                     let text = public_text!(
@@ -101,6 +107,7 @@ impl Swap<'_> {
                 }
                 self.vm.exchange(name, self.staging, name)
             }
+            // There was no image before, so none is put back: the new one only leaves the VM's folder.
             None => self.staging.rename_new_from(name, self.vm, name),
         }
         .map_err(doing)
@@ -108,10 +115,13 @@ impl Swap<'_> {
 
     /// Takes out every new image that is in place, and says what came of it.
     fn undo(&self, failed: &DiskName, why: Problem) -> Problem {
+        // Asked of the disk, not remembered: the step that failed may have taken place before its error was reported.
         let (new, _) = self.journal.split_by_image(self.vm);
         let is_new = |entry: &&DiskSwap| new.contains(&&entry.name);
         for entry in self.journal.disks.iter().rev().filter(is_new) {
             if let Err(problem) = self.swap_out(entry) {
+                // The others are still tried: each disk that is put back is one fewer that an operator has to look
+                // at.
                 tracing::error!(
                     disk = entry.name.as_str(),
                     ?problem,
@@ -119,6 +129,7 @@ impl Swap<'_> {
                 );
             }
         }
+        // Looked at again: only what is in place now decides whether the restore is half done.
         let (new, old) = self.journal.split_by_image(self.vm);
         if new.is_empty() {
             self.record_undone();
@@ -133,6 +144,8 @@ impl Swap<'_> {
 
     /// Should it not last, the next look still finds every old disk in place.
     fn record_undone(&self) {
+        // Both folders before the journal: a journal that says `undone` must never reach the disk before the renames
+        // it speaks of.
         let synced = self.vm.sync().and_then(|()| self.staging.sync());
         let recorded = synced
             .and_then(|()| self.vm.rename_from(JOURNAL, self.staging, UNDONE))
@@ -152,6 +165,7 @@ impl Swap<'_> {
     /// Records that every disk is new, and throws the old images away.
     pub(super) fn finish(&self) -> Result<(), Problem> {
         let doing = |errno| io_error("ending the swap of disk images")(errno).uncertain();
+        // A power cut must not find the journal of the end beside an image that is still in the other folder.
         self.vm.sync().map_err(doing)?;
         self.staging.sync().map_err(doing)?;
         self.vm
@@ -202,11 +216,13 @@ pub(super) fn lock_half_done(vm: &Dir, journal: &Journal) -> Result<ResumedSwap,
     })?;
     let mut locked = Vec::new();
     for entry in &journal.disks {
+        // Both sides, because which of the two images ends up in place is decided only after the locks are held.
         for dir in [vm, &staging] {
             if dir.stat(entry.name.as_str()).is_ok() {
                 locked.push(layout::lock_disk(dir, &entry.name, ImageUse::Replace)?);
             }
         }
+        // A loop device holds no lock that others can see, so it is looked for by other means.
         loop_devices::refuse_attached(vm, &entry.name, ImageUse::Replace)?;
     }
     Ok(ResumedSwap { staging, locked })
@@ -223,6 +239,7 @@ pub(super) fn resume(
     resumed: ResumedSwap,
     job: &Job,
 ) -> Result<ReplacedImages, Problem> {
+    // The locks are handed back and not dropped here: they last until the end of the operation is recorded.
     let ResumedSwap { staging, locked } = resumed;
     match finish_half(vm, journal, &staging, job) {
         Ok(()) => Ok(locked),
@@ -237,6 +254,7 @@ pub(super) fn resume(
 }
 
 fn finish_half(vm: &Dir, journal: &Journal, staging: &Dir, job: &Job) -> Result<(), Problem> {
+    // Every image is read again, in place or not: between the crash and now any program may have written to it.
     let sizes = journal.disks.iter().map(|entry| entry.new.size());
     job.expect(sizes.fold(0, u64::saturating_add));
     let waiting = journal.unswapped_disks(vm)?;
@@ -253,6 +271,7 @@ fn finish_half(vm: &Dir, journal: &Journal, staging: &Dir, job: &Job) -> Result<
             return Err(Problem::new(FaultKind::Damaged, text));
         }
     }
+    // From here on a cancellation comes too late: the images are about to be exchanged.
     job.commit()?;
     // Again, now that they are locked and reading them took its time.
     if !matches!(journal.swap_state(vm)?, journal::SwapState::Half(_)) {
@@ -272,6 +291,8 @@ fn finish_half(vm: &Dir, journal: &Journal, staging: &Dir, job: &Job) -> Result<
 
 /// Ends a swap of which every disk is new.
 pub(super) fn record_complete(vm: &Dir, journal: &Journal) -> Result<(), Problem> {
+    // All images are in place already, so this rewrites the journal instead of renaming a prepared one, and needs
+    // room.
     let done = journal.in_phase(Phase::Done);
     vm.sync().map_err(io_error("syncing the folder of a VM"))?;
     vm.replace(JOURNAL, &done.to_bytes()?)?;
@@ -283,6 +304,8 @@ pub(super) fn record_complete(vm: &Dir, journal: &Journal) -> Result<(), Problem
 pub(super) fn abandon(vm: &Dir, journal: &Journal) -> Result<(), Problem> {
     let doing = io_error("giving up a restore that has not begun");
     match journal.before.as_deref() {
+        // The half-done restore that this one was to replace is what the disks still are, so its journal must stand
+        // again.
         Some(before) => vm.replace(JOURNAL, &before.to_bytes()?)?,
         None => vm.unlink(JOURNAL).and_then(|()| vm.sync()).map_err(doing)?,
     }
@@ -335,6 +358,7 @@ fn remove_staging(vm: &Dir, staging: &str) {
 
 /// Whether another process holds a lock on any image in the folder.
 fn is_locked_elsewhere(vm: &Dir, staging: &str) -> bool {
+    // A folder that cannot be opened cannot be removed either; the removal then logs why.
     let Ok(staging) = vm.dir(staging) else {
         return false;
     };
@@ -346,6 +370,7 @@ fn is_locked_elsewhere(vm: &Dir, staging: &str) -> bool {
 
 /// A name for a staging folder that no other has.
 pub(super) fn unused_staging_name(vm: &Dir) -> String {
+    // A second restore beside a half-done one must not touch the images of the first: they may be the only copies.
     let taken = staging_names(vm);
     let mut number = 1_u32;
     let mut name = STAGING.to_owned();

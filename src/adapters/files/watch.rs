@@ -38,6 +38,11 @@ const FILE: WatchFlags = WatchFlags::MOVE_SELF
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::MODIFY)
     .union(WatchFlags::CLOSE_WRITE);
+/// What happens in a folder whose files matter: to it, to its names, and to what these are.
+const CONTENTS: WatchFlags = DIRECTORY
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::MODIFY)
+    .union(WatchFlags::CLOSE_WRITE);
 /// A link is not followed, and what is watched already is refused: its events are about something else.
 const ALWAYS: WatchFlags = WatchFlags::DONT_FOLLOW.union(WatchFlags::MASK_CREATE);
 
@@ -118,6 +123,14 @@ impl Watcher {
     /// As for [`Watcher::directory`].
     pub(super) fn open_directory(&self, dir: &Dir) -> Result<Watch, Errno> {
         self.add(within(dir, "."), DIRECTORY)
+    }
+
+    /// Watches a folder that is open, the names in it, and the contents of the files that have these names.
+    ///
+    /// # Errors
+    /// As for [`Watcher::directory`].
+    pub(super) fn folder_contents(&self, dir: &Dir) -> Result<Watch, Errno> {
+        self.add(within(dir, "."), CONTENTS)
     }
 
     /// Watches the file of that name, whatever other names it has.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Effect;
+use crate::adapters::checks::Checks;
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::LabelledSnapshot;
 use crate::adapters::incus::client::AcceptedChange;
@@ -56,14 +57,8 @@ impl Incus {
         if let Change::Create(new) = &intent.change {
             return self.create(target, new, key, by).await;
         }
-        let labelled = self.find_snapshot(target, by).await?;
-        let known = intent.identity.as_ref().map(|identity| identity.as_str());
-        let labelled = labelled
-            .filter(|labelled| known == Some(labelled.snapshot.created_at.as_str()))
-            .ok_or_else(|| missing_error(FaultKind::NoSuchBackup))?;
-        if labelled.is_incomplete {
-            return Err(not_ready_error());
-        }
+        let labelled = self.find_meant(intent, by).await?;
+        check_made(&labelled)?;
         match &intent.change {
             Change::Create(new) => self.create(target, new, key, by).await,
             Change::Update(patch) => self.update(target, &labelled, patch, key, by).await,
@@ -163,11 +158,8 @@ impl Incus {
         key: &str,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        if labelled.label.protected {
-            return Err(protected_error());
-        }
-        self.check_storage_mounted(&target.vm, by).await?;
-        self.check_idle(&target.vm, by).await?;
+        self.check_delete(target, labelled, &mut Checks::until_first(), by)
+            .await?;
         self.check_same_snapshot(target, labelled, by).await?;
         let is_protected = AtomicBool::new(false);
         self.relabel(labelled, target, by, |label| {
@@ -215,13 +207,9 @@ impl Incus {
         baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
-        if !labelled.label.is_complete(id) {
-            return Err(not_ready_error());
-        }
-        self.check_restore_allowed(target, labelled, by).await?;
-        self.check_storage_mounted(&target.vm, by).await?;
-        self.check_idle(&target.vm, by).await?;
+        let vm = target.vm.as_str();
+        self.check_restore(target, labelled, &mut Checks::until_first(), by)
+            .await?;
         let before = InstanceBaseline::parse(baseline);
         match &before.generation {
             Some(generation) if map::generation(&labelled.instance) == Some(generation) => {}
@@ -260,7 +248,8 @@ impl Incus {
         loop {
             let is_last = tries.next().is_none_or(|nth| nth == TRIES);
             self.check_same_snapshot(target, labelled, by).await?;
-            self.check_restore_allowed(target, labelled, by).await?;
+            self.check_restore_allowed(target, labelled, &mut Checks::until_first(), by)
+                .await?;
             let found = self.api.tagged_instance(vm, by).await;
             let (instance, etag) =
                 found.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
@@ -280,6 +269,49 @@ impl Incus {
                 return begin_outcome(sent, None, Some(running_change(target, key, what)));
             }
         }
+    }
+
+    /// The very backup of the intent, with its instance and label.
+    pub(super) async fn find_meant(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<LabelledSnapshot, AdapterError> {
+        let labelled = self.find_snapshot(&intent.target, by).await?;
+        let known = intent.identity.as_ref().map(|identity| identity.as_str());
+        labelled
+            .filter(|labelled| known == Some(labelled.snapshot.created_at.as_str()))
+            .ok_or_else(|| missing_error(FaultKind::NoSuchBackup))
+    }
+
+    /// Everything that would refuse to delete the backup.
+    pub(super) async fn check_delete(
+        &self,
+        target: &Target,
+        labelled: &LabelledSnapshot,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        checks.record(check_unprotected(labelled))?;
+        checks.record(self.check_storage_mounted(&target.vm, by).await)?;
+        checks.record(self.check_idle(&target.vm, by).await)?;
+        Ok(())
+    }
+
+    /// Everything that would refuse to restore the VM from the backup.
+    pub(super) async fn check_restore(
+        &self,
+        target: &Target,
+        labelled: &LabelledSnapshot,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        checks.record(check_complete(target, labelled))?;
+        self.check_restore_allowed(target, labelled, checks, by)
+            .await?;
+        checks.record(self.check_storage_mounted(&target.vm, by).await)?;
+        checks.record(self.check_idle(&target.vm, by).await)?;
+        Ok(())
     }
 
     /// Refuses when the snapshot is no longer the one that was read.
@@ -431,6 +463,29 @@ fn protected_error() -> AdapterError {
         "The backup is protected, so it was not deleted. Remove its protection first."
     );
     AdapterError::refused(FaultKind::Protected, text)
+}
+
+/// Refuses a snapshot that may still be in the making.
+pub(super) fn check_made(labelled: &LabelledSnapshot) -> Result<(), AdapterError> {
+    match labelled.is_incomplete {
+        true => Err(not_ready_error()),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a snapshot that was made or removed half.
+fn check_complete(target: &Target, labelled: &LabelledSnapshot) -> Result<(), AdapterError> {
+    match labelled.label.is_complete(target.backup.as_str()) {
+        true => Ok(()),
+        false => Err(not_ready_error()),
+    }
+}
+
+fn check_unprotected(labelled: &LabelledSnapshot) -> Result<(), AdapterError> {
+    match labelled.label.protected {
+        true => Err(protected_error()),
+        false => Ok(()),
+    }
 }
 
 fn not_ready_error() -> AdapterError {

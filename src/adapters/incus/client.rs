@@ -16,6 +16,7 @@ use crate::adapters::incus::names::VolumePath;
 use crate::adapters::incus::wire;
 use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
+use crate::adapters::transport::TransportError;
 use crate::model::Deadline;
 
 /// The expiry of snapshots that the daemon never removes by itself.
@@ -50,6 +51,24 @@ impl Api {
 
     pub(super) async fn instance(&self, vm: &str, by: Deadline) -> NativeResult<wire::Instance> {
         self.read_as(&["1.0", "instances", vm], false, by).await
+    }
+
+    /// Every instance of the project with its status; without it where there are so many that their descriptions are too large.
+    pub(super) async fn instances(&self, by: Deadline) -> NativeResult<Vec<wire::ListedInstance>> {
+        let path = ["1.0", "instances"];
+        match self.read_as(&path, true, by).await {
+            Err(NativeError::Transport(TransportError::TooLarge(_))) => {}
+            other => return other,
+        }
+        let links: Vec<String> = self.read_as(&path, false, by).await?;
+        let name = |link: &String| {
+            let path = link.split('?').next().unwrap_or_default();
+            wire::ListedInstance {
+                name: names::last_segment(path).to_owned(),
+                status: String::new(),
+            }
+        };
+        Ok(links.iter().map(name).collect())
     }
 
     /// An instance, and the tag by which a later change of it is noticed.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::checks::Checks;
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::LabelledSnapshot;
 use crate::adapters::incus::error;
@@ -78,16 +79,21 @@ impl Incus {
         &self,
         target: &Target,
         labelled: &LabelledSnapshot,
+        checks: &mut Checks,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        check_settled(&labelled.instance)?;
-        check_restorable(&labelled.instance, &labelled.snapshot)?;
-        if self.check_pool(&labelled.path, by).await?.driver != "zfs" {
+        checks.record(check_settled(&labelled.instance))?;
+        for check in RESTORABLE {
+            checks.record(check(&labelled.instance, &labelled.snapshot))?;
+        }
+        let pool = checks.record(self.check_pool(&labelled.path, by).await)?;
+        if !pool.is_some_and(|pool| keeps_latest_only(&pool)) {
             return Ok(());
         }
         let all = self.api.snapshots(target.vm.as_str(), by).await;
         let all = all.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
-        check_latest(&labelled.snapshot, &all)
+        checks.record(check_latest(&labelled.snapshot, &all))?;
+        Ok(())
     }
 
     /// Whether the snapshot may still be in the making, made on schedule by an operation that is not visible.
@@ -132,41 +138,72 @@ pub(super) fn check_settled(instance: &wire::Instance) -> Result<(), AdapterErro
     }
 }
 
+/// Whether the storage keeps no backup that is later than the one restored.
+pub(super) fn keeps_latest_only(pool: &wire::Pool) -> bool {
+    pool.driver == "zfs"
+}
+
+/// One check of an instance and the snapshot that it is to be restored from.
+type RestoreCheck = fn(&wire::Instance, &wire::Snapshot) -> Result<(), AdapterError>;
+
 /// Whether nothing that the VM manager keeps beside the disks would undo or outlive the restore.
-fn check_restorable(
+const RESTORABLE: [RestoreCheck; 3] = [check_persistent, check_stays_persistent, check_no_memory];
+
+fn conflict(text: PublicText) -> Result<(), AdapterError> {
+    Err(AdapterError::refused(FaultKind::Conflict, text))
+}
+
+fn check_persistent(instance: &wire::Instance, _: &wire::Snapshot) -> Result<(), AdapterError> {
+    if !instance.ephemeral {
+        return Ok(());
+    }
+    // The restore also puts back the configuration of before where such an instance runs.
+    conflict(public_text!(
+        "The VM is ephemeral: the VM manager deletes it with all its backups when it stops, and a restore stops it. \
+         Nothing was changed. Make the VM persistent, then restore it."
+    ))
+}
+
+fn check_stays_persistent(
+    _: &wire::Instance,
+    snapshot: &wire::Snapshot,
+) -> Result<(), AdapterError> {
+    if !snapshot.ephemeral {
+        return Ok(());
+    }
+    conflict(public_text!(
+        "The VM was ephemeral when the backup was created, and restoring the backup would make it ephemeral again: the \
+         VM manager would then delete it with all its backups when it stops. Nothing was changed. Copy the backup to a \
+         new VM instead."
+    ))
+}
+
+fn check_no_memory(
     instance: &wire::Instance,
     snapshot: &wire::Snapshot,
 ) -> Result<(), AdapterError> {
-    let conflict = |text: PublicText| Err(AdapterError::refused(FaultKind::Conflict, text));
-    if instance.ephemeral {
-        // The restore also puts back the configuration of before where such an instance runs.
-        return conflict(public_text!(
-            "The VM is ephemeral: the VM manager deletes it with all its backups when it stops, and a restore stops it. \
-             Nothing was changed. Make the VM persistent, then restore it."
-        ));
+    if !instance.stateful || snapshot.stateful {
+        return Ok(());
     }
-    if snapshot.ephemeral {
-        return conflict(public_text!(
-            "The VM was ephemeral when the backup was created, and restoring the backup would make it ephemeral again: the \
-             VM manager would then delete it with all its backups when it stops. Nothing was changed. Copy the backup to a \
-             new VM instead."
-        ));
-    }
-    if instance.stateful && !snapshot.stateful {
-        return conflict(public_text!(
-            "The VM was stopped with its memory saved, which its next start would resume on the restored disk. Nothing was \
-             changed. Start the VM and stop it without saving its memory, then restore it."
-        ));
-    }
-    Ok(())
+    conflict(public_text!(
+        "The VM was stopped with its memory saved, which its next start would resume on the restored disk. Nothing was \
+         changed. Start the VM and stop it without saving its memory, then restore it."
+    ))
+}
+
+/// The snapshots that were made later than this one.
+pub(super) fn later_snapshots<'a>(
+    snapshot: &wire::Snapshot,
+    all: &'a [wire::Snapshot],
+) -> impl Iterator<Item = &'a wire::Snapshot> {
+    let made = map::timestamp(&snapshot.created_at);
+    all.iter()
+        .filter(move |other| map::timestamp(&other.created_at) > made)
 }
 
 /// ZFS restores the latest snapshot only, or removes the later ones: which of the two, restricted clients are not shown.
 fn check_latest(snapshot: &wire::Snapshot, all: &[wire::Snapshot]) -> Result<(), AdapterError> {
-    let made = map::timestamp(&snapshot.created_at);
-    let later: Vec<&str> = all
-        .iter()
-        .filter(|other| map::timestamp(&other.created_at) > made)
+    let later: Vec<&str> = later_snapshots(snapshot, all)
         .map(|other| names::last_segment(&other.name))
         .take(NAMED_MAX)
         .collect();
@@ -222,7 +259,8 @@ mod tests {
             ),
         ];
         for (name, vm, backup, expected) in rows {
-            let found = check_restorable(&instance(vm), &snapshot("s", MADE, backup));
+            let (vm, backup) = (instance(vm), snapshot("s", MADE, backup));
+            let found = RESTORABLE.iter().try_for_each(|check| check(&vm, &backup));
             assert_eq!(found.is_ok(), expected, "{name}: {found:?}");
         }
     }

@@ -39,16 +39,21 @@ pub(super) fn generation(instance: &wire::Instance) -> Option<&str> {
     instance.config.get(key).map(String::as_str)
 }
 
+/// Whether an instance runs, from its status.
+pub(super) fn run_state(status: &str) -> Option<RunState> {
+    match status {
+        "Running" | "Ready" => Some(RunState::Started),
+        "Stopped" => Some(RunState::Stopped),
+        "Frozen" => Some(RunState::Sleeping),
+        _ => None,
+    }
+}
+
 /// The VM.
 pub(super) fn vm(id: &VmId, instance: wire::Instance) -> Vm {
     Vm {
         id: id.clone(),
-        run_state: match instance.status.as_str() {
-            "Running" | "Ready" => Some(RunState::Started),
-            "Stopped" => Some(RunState::Stopped),
-            "Frozen" => Some(RunState::Sleeping),
-            _ => None,
-        },
+        run_state: run_state(&instance.status),
         name: instance.name,
         description: Some(instance.description).filter(|text| !text.is_empty()),
     }

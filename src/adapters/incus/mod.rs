@@ -18,6 +18,7 @@ mod label;
 mod map;
 mod names;
 mod native_tasks;
+mod preview;
 mod restore_state;
 mod task_record;
 mod wire;
@@ -47,12 +48,17 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::incus::task_record::TaskRecord;
 use crate::adapters::transport::Address;
+use crate::adapters::vm_list_cache::VmListCache;
+use crate::adapters::vm_list_cache::VmListEntry;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -60,11 +66,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use client::Api;
@@ -102,6 +111,7 @@ static CAPABILITY: Capability = Capability {
     online: true,
     memory: false,
     consistent: false,
+    lists_vms: true,
 };
 
 /// The adapter for one LXD or Incus.
@@ -113,6 +123,20 @@ pub struct Incus {
     sees_all_operations: bool,
     /// Protected backups that expire, of which a warning was logged.
     warned: Mutex<BTreeSet<String>>,
+    vm_list: VmListCache<ListedInstance>,
+}
+
+/// An instance as the list of all has it, under the id that callers know.
+#[derive(Debug)]
+struct ListedInstance {
+    id: VmId,
+    status: String,
+}
+
+impl VmListEntry for ListedInstance {
+    fn id(&self) -> &VmId {
+        &self.id
+    }
 }
 
 /// A snapshot with its instance and label.
@@ -140,7 +164,25 @@ impl Incus {
                 Address::Https { .. } | Address::Loopback(_) => false,
             },
             warned: Mutex::default(),
+            vm_list: VmListCache::default(),
         })
+    }
+
+    /// Every instance of the project whose name is safe to use: others are not reachable through the gateway either.
+    async fn read_vm_list(&self, by: Deadline) -> Result<Vec<ListedInstance>, AdapterError> {
+        let listed = self.api.instances(by).await;
+        let listed = listed.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
+        let usable = listed
+            .into_iter()
+            .filter(|one| names::is_safe_name(&one.name));
+        let entry = |one: wire::ListedInstance| {
+            let id = VmId::new(&one.name).ok()?;
+            Some(ListedInstance {
+                id,
+                status: one.status,
+            })
+        };
+        Ok(usable.filter_map(entry).collect())
     }
 
     async fn instance(
@@ -313,6 +355,19 @@ impl Adapter for Incus {
         Ok(map::vm(vm, instance))
     }
 
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        let now = self.clock.instant();
+        let all = self.vm_list.entries(now, || self.read_vm_list(by)).await?;
+        let rest = range.rest_of(&all, VmListEntry::id);
+        let vm = |one: &ListedInstance| Vm {
+            id: one.id.clone(),
+            name: one.id.as_str().to_owned(),
+            description: None,
+            run_state: map::run_state(&one.status),
+        };
+        Ok(range.page_of(rest.iter().map(vm)))
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -320,6 +375,15 @@ impl Adapter for Incus {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         Ok(page.of(self.all(vm, by).await?))
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
@@ -411,6 +475,10 @@ impl Adapter for Incus {
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
         *stored == backup.identity
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     fn needs_baseline(&self, _intent: &Intent) -> bool {

@@ -89,6 +89,16 @@ pub(super) struct Instance {
     pub(super) expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
 }
 
+/// `GET /1.0/instances?recursion=1`, one entry.
+#[derive(Debug, Deserialize)]
+pub(super) struct ListedInstance {
+    /// Its name.
+    pub(super) name: String,
+    /// For instance `Running`.
+    #[serde(default)]
+    pub(super) status: String,
+}
+
 /// `GET /1.0/instances/{name}/snapshots/{snapshot}`
 #[derive(Debug, Deserialize)]
 pub(super) struct Snapshot {

@@ -27,12 +27,15 @@ use crate::adapters::annotations::Annotation;
 use crate::adapters::annotations::AnnotationRecord;
 use crate::adapters::annotations::Annotations;
 use crate::adapters::annotations::AnnotationsError;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupName;
 use crate::model::BackupPage;
 use crate::model::BackupPatch;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -42,11 +45,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::model::limits;
 use crate::public_text;
 use crate::runtime::Clock;
@@ -128,14 +134,7 @@ impl Annotate {
                 }
             }
         }
-        let said = found.annotation;
-        Backup {
-            name: said.name.unwrap_or(backup.name),
-            description: said.description,
-            tags: said.tags,
-            protected: said.protected,
-            ..backup
-        }
+        found.annotation.applied_to(backup)
     }
 
     async fn read_annotated(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
@@ -331,6 +330,44 @@ impl Annotate {
         }
     }
 
+    /// The preview of the VM manager with the names and the protection that the gateway keeps.
+    async fn preview_annotated(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Preview, AdapterError> {
+        let mut preview = self.inner.preview(intent, by).await?;
+        let said = self
+            .annotations
+            .list(&self.backend, &intent.target.vm)
+            .await;
+        let mut said: BTreeMap<BackupId, AnnotationRecord> = said
+            .map_err(|error| store_unavailable(&error))?
+            .into_iter()
+            .map(|record| (record.target.backup.clone(), record))
+            .collect();
+        let mut annotate = |backup: &mut Backup| {
+            let found = said.remove(&backup.id);
+            // As `with_annotation` decides, and nothing is bound: a preview writes nothing.
+            let fits = |found: &AnnotationRecord| {
+                let stored = found.identity.as_ref();
+                stored.is_none_or(|stored| self.inner.is_identity_of(stored, backup))
+            };
+            if let Some(found) = found.filter(fits) {
+                *backup = found.annotation.applied_to(backup.clone());
+            }
+        };
+        annotate(&mut preview.backup);
+        preview.loses.iter_mut().for_each(annotate);
+        if intent.change == Change::Delete {
+            // First, as in `begin`: this layer looks before it asks the VM manager.
+            if let Err(error) = refuse_protected(&preview.backup) {
+                preview.refused.insert(0, error.fault);
+            }
+        }
+        Ok(preview)
+    }
+
     /// Remembers what a task does, so that its end is noticed.
     fn track_task(&self, intent: &Intent, task: &TaskRef) {
         let kind = match intent.change {
@@ -354,6 +391,17 @@ impl Annotate {
             (TaskKind::Delete | TaskKind::Create, _) => {}
         }
     }
+}
+
+/// Refuses to delete a backup that is protected.
+fn refuse_protected(backup: &Backup) -> Result<(), AdapterError> {
+    if !backup.protected {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The backup is protected, so it was not deleted. Remove its protection first."
+    );
+    Err(AdapterError::refused(FaultKind::Protected, text))
 }
 
 fn store_unavailable(error: &AnnotationsError) -> AdapterError {
@@ -393,6 +441,10 @@ impl Adapter for Annotate {
         self.inner.mint_backup_id(new, key)
     }
 
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_annotated(intent, by).await
+    }
+
     fn needs_baseline(&self, intent: &Intent) -> bool {
         match intent.change {
             Change::Update(_) => false,
@@ -410,6 +462,10 @@ impl Adapter for Annotate {
         self.inner.read_vm(vm, by).await
     }
 
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.inner.list_vms(range, by).await
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -417,6 +473,16 @@ impl Adapter for Annotate {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         self.list_annotated(vm, page, by).await
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        // What the VM manager says of names, tags and protection is not what callers see, so nothing is left to it.
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
@@ -449,17 +515,10 @@ impl Adapter for Annotate {
             Change::Update(patch) => return self.write_update(intent, patch, by).await,
             Change::Delete => {
                 match self.read_expected_backup(intent, by).await {
-                    Ok(backup) if backup.protected => {
-                        return Err(AdapterError::refused(
-                            FaultKind::Protected,
-                            public_text!(
-                                "The backup is protected, so it was not deleted. Remove its protection first."
-                            ),
-                        ));
-                    }
+                    Ok(backup) => refuse_protected(&backup)?,
                     // What is left of one that is half deleted may look like another one: the VM manager's adapter knows.
                     Err(error) if error.fault.kind != FaultKind::NoSuchBackup => return Err(error),
-                    Ok(_) | Err(_) => {}
+                    Err(_) => {}
                 }
                 self.inner.begin(intent, key, baseline, by).await?
             }

@@ -7,10 +7,14 @@ pub enum Call {
     Health,
     /// [`crate::adapters::adapter::Adapter::read_vm`]
     Vm,
+    /// [`crate::adapters::adapter::Adapter::list_vms`]
+    Vms,
     /// [`crate::adapters::adapter::Adapter::list_backups`]
     List,
     /// [`crate::adapters::adapter::Adapter::read_backup`]
     Read,
+    /// [`crate::adapters::adapter::Adapter::preview`]
+    Preview,
     /// [`crate::adapters::adapter::Adapter::baseline`]
     Baseline,
     /// [`crate::adapters::adapter::Adapter::begin`]
@@ -25,11 +29,13 @@ pub enum Call {
 
 impl Call {
     /// Every call.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Health,
         Self::Vm,
+        Self::Vms,
         Self::List,
         Self::Read,
+        Self::Preview,
         Self::Baseline,
         Self::Begin,
         Self::Poll,
@@ -43,8 +49,10 @@ impl Call {
         match self {
             Self::Health => "health",
             Self::Vm => "vm",
+            Self::Vms => "vms",
             Self::List => "list",
             Self::Read => "read",
+            Self::Preview => "preview",
             Self::Baseline => "baseline",
             Self::Begin => "begin",
             Self::Poll => "poll",
@@ -59,8 +67,10 @@ impl Call {
         match self {
             Self::Health
             | Self::Vm
+            | Self::Vms
             | Self::List
             | Self::Read
+            | Self::Preview
             | Self::Baseline
             | Self::Poll
             | Self::Find => true,
@@ -72,7 +82,7 @@ impl Call {
     /// not wait behind callers.
     pub(super) const fn is_limited(self) -> bool {
         match self {
-            Self::Vm | Self::List | Self::Read => true,
+            Self::Vm | Self::Vms | Self::List | Self::Read | Self::Preview => true,
             Self::Health
             | Self::Baseline
             | Self::Begin
@@ -86,9 +96,14 @@ impl Call {
     /// is always made: it changes no outcome, and it shows that the backend is back.
     pub(super) const fn stops_at_breaker(self) -> bool {
         match self {
-            Self::Health | Self::Vm | Self::List | Self::Read | Self::Baseline | Self::Begin => {
-                true
-            }
+            Self::Health
+            | Self::Vm
+            | Self::Vms
+            | Self::List
+            | Self::Read
+            | Self::Preview
+            | Self::Baseline
+            | Self::Begin => true,
             Self::Poll | Self::Find | Self::Cancel => false,
         }
     }

@@ -24,6 +24,8 @@ use crate::adapters::layers::Call;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -31,11 +33,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// What happens to one call.
@@ -198,6 +203,12 @@ impl Adapter for Chaos {
         self.script.play(Call::Vm, self.inner.read_vm(vm, by)).await
     }
 
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.script
+            .play(Call::Vms, self.inner.list_vms(range, by))
+            .await
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -209,9 +220,25 @@ impl Adapter for Chaos {
             .await
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        let work = self.inner.query_backups(vm, query, by);
+        self.script.play(Call::List, work).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.script
             .play(Call::Read, self.inner.read_backup(target, by))
+            .await
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.script
+            .play(Call::Preview, self.inner.preview(intent, by))
             .await
     }
 

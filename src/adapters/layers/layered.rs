@@ -25,17 +25,22 @@ use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
@@ -227,6 +232,11 @@ impl Adapter for Layered {
             .await
     }
 
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.read_call(Call::Vms, by, |by| self.inner.list_vms(range, by))
+            .await
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -237,8 +247,23 @@ impl Adapter for Layered {
             .await
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.read_call(Call::List, by, |by| self.inner.query_backups(vm, query, by))
+            .await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.read_call(Call::Read, by, |by| self.inner.read_backup(target, by))
+            .await
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.read_call(Call::Preview, by, |by| self.inner.preview(intent, by))
             .await
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::checks::Checks;
 use crate::adapters::libvirt::definition_checks;
 use crate::adapters::libvirt::error;
 use crate::adapters::libvirt::inspector::Inspector;
@@ -120,7 +121,8 @@ impl CallRunner {
     /// forgets the snapshot all the same.
     async fn delete(&self, which: &LoadedSnapshot) -> Result<(), CallFailure> {
         let inspector = &self.inspector;
-        inspector.check_delete(which, self.by).await?;
+        let mut checks = Checks::until_first();
+        inspector.check_delete(which, &mut checks, self.by).await?;
         let domain = &which.snapshot.domain;
         let current = inspector.client.current(domain, self.by).await?;
         let is_current = current.as_ref() == Some(&which.snapshot.name);
@@ -174,7 +176,15 @@ impl CallRunner {
     ) -> Result<(), CallFailure> {
         let (inspector, client) = (&self.inspector, &self.inspector.client);
         // What was found when this began may have changed since.
-        let ready = inspector.check_restore(from, settings, self.by).await?;
+        let mut checks = Checks::until_first();
+        let ready = inspector.check_restore(from, settings, &mut checks, self.by);
+        let Some(ready) = ready.await? else {
+            // Checks that end with the first refusal have returned it.
+            return Err(CallFailure::failed(
+                public_text!("The VM cannot be restored now. Nothing was changed."),
+                "checks ended without a refusal",
+            ));
+        };
         let domain = &ready.domain;
         if ready.has_managed_save {
             client.remove_managed_save(domain, self.by).await?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::checks::Checks;
 use crate::adapters::libvirt::change_call::CallRunner;
 use crate::adapters::libvirt::change_call::ChangeCall;
 use crate::adapters::libvirt::definition_checks;
@@ -146,15 +147,8 @@ impl Changes<'_> {
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let loaded = self.load_meant(domain, intent, by).await?;
-        if loaded.backup.protected {
-            return Err(AdapterError::refused(
-                FaultKind::Protected,
-                public_text!(
-                    "The backup is protected; nothing was changed. Remove its protection first."
-                ),
-            ));
-        }
-        self.reader.inspector().check_delete(&loaded, by).await?;
+        self.check_delete(&loaded, &mut Checks::until_first(), by)
+            .await?;
         self.start_call(name, None, ChangeCall::Delete(Box::new(loaded)));
         Ok(())
     }
@@ -167,27 +161,56 @@ impl Changes<'_> {
         name: &str,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let settings = RestoreSettings {
-            after: definition_checks::read_after_restore(
-                options,
-                self.reader.config.after_restore,
-            )?,
-            managed_save: definition_checks::read_managed_save(
-                options,
-                self.reader.config.managed_save,
-            )?,
-        };
+        let mut checks = Checks::until_first();
+        let settings = self.restore_settings(options, &mut checks)?;
         let loaded = self.load_meant(domain, intent, by).await?;
         self.reader
             .inspector()
-            .check_restore(&loaded, settings, by)
+            .check_restore(&loaded, settings, &mut checks, by)
             .await?;
         self.start_call(name, None, ChangeCall::Restore(Box::new(loaded), settings));
         Ok(())
     }
 
+    /// What the options of a restore say; where one of them is refused, what is configured.
+    pub(super) fn restore_settings(
+        &self,
+        options: &RestoreOptions,
+        checks: &mut Checks,
+    ) -> Result<RestoreSettings, AdapterError> {
+        let config = &self.reader.config;
+        let after = definition_checks::read_after_restore(options, config.after_restore);
+        let after = checks.record(after)?;
+        let managed_save = definition_checks::read_managed_save(options, config.managed_save);
+        let managed_save = checks.record(managed_save)?;
+        Ok(RestoreSettings {
+            after: after.unwrap_or(config.after_restore),
+            managed_save: managed_save.unwrap_or(config.managed_save),
+        })
+    }
+
+    /// Everything that would refuse to delete the backup.
+    pub(super) async fn check_delete(
+        &self,
+        loaded: &LoadedSnapshot,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        checks.record(match loaded.backup.protected {
+            false => Ok(()),
+            true => Err(AdapterError::refused(
+                FaultKind::Protected,
+                public_text!(
+                    "The backup is protected; nothing was changed. Remove its protection first."
+                ),
+            )),
+        })?;
+        let inspector = self.reader.inspector();
+        inspector.check_delete(loaded, checks, by).await
+    }
+
     /// The very backup of the intent.
-    async fn load_meant(
+    pub(super) async fn load_meant(
         &self,
         domain: &Domain,
         intent: &Intent,

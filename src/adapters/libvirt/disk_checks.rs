@@ -52,6 +52,8 @@ fn snapshots_by_disk(
 ) -> Vec<(String, Option<Vec<ImageSnapshot>>)> {
     let mut all = Vec::new();
     for disk in disks {
+        // What QEMU has open comes first: while the VM runs, the table in the file may be older than the one in its
+        // memory.
         let node = nodes.and_then(|nodes| node_of(disk.path.as_deref(), nodes));
         let tags = match (node, disk.image()) {
             (Some(node), _) => Some(
@@ -75,6 +77,7 @@ fn snapshots_by_disk(
                     })
                     .collect(),
             ),
+            // Not the same as none: nothing may be concluded from a disk that could not be seen.
             (None, None) => None,
         };
         all.push((disk.target.clone(), tags));
@@ -95,6 +98,7 @@ pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), Ada
     for disk in disks {
         let target = &disk.target;
         let image = match &disk.look {
+            // On another host, or of a kind that cannot be read. libvirt itself will refuse what does not work.
             None | Some(ImageInspection::Unknown(_)) => continue,
             Some(ImageInspection::Missing) => {
                 return Err(refuse(
@@ -114,6 +118,7 @@ pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), Ada
                 ),
             ));
         }
+        // Checked before, because a change of snapshots that runs out of room stops half way.
         if !image.has_room {
             return Err(refuse(
                 FaultKind::StorageFull,
@@ -123,6 +128,7 @@ pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), Ada
             ));
         }
         match (is_on, image.is_locked) {
+            // A running QEMU locks its images. One without a lock is not the file that it has open.
             (true, Some(false)) => {
                 return Err(refuse(
                     FaultKind::Conflict,
@@ -168,6 +174,8 @@ pub(crate) fn check_no_bitmaps(nodes: &[BlockNode]) -> Result<(), AdapterError> 
 pub(crate) fn check_in_use(disks: &[DiskView], nodes: &[BlockNode]) -> Result<(), AdapterError> {
     for disk in disks.iter().filter(|disk| disk.path.is_some()) {
         let target = &disk.target;
+        // libvirt acts on the path of its definition, QEMU on the file it has open. A change goes wrong where they
+        // differ.
         let text = match node_of(disk.path.as_deref(), nodes) {
             Some(node) if node.ro => public_text!(
                 "The running VM only reads the image of disk {target}, which has an overlay; nothing was changed. Merge the overlay first."
@@ -200,9 +208,11 @@ pub(crate) fn check_snapshot_held(
             .filter_map(|(target, tags)| Some((target, tags.as_ref()?)))
     };
     for (target, tags) in known() {
+        // QEMU looks for an id first and for a name afterwards, and would load that other snapshot.
         if tags.iter().any(|tag| tag.id == *name && tag.name != *name) {
             return Err(refuse_numeric_name(name).because(format!("an id on disk {target}")));
         }
+        // QEMU loads the first of them, of which no one can say whether it is the right one.
         if tags.iter().filter(|tag| tag.name == *name).count() > 1 {
             return Err(refuse(
                 FaultKind::Conflict,
@@ -212,6 +222,7 @@ pub(crate) fn check_snapshot_held(
             ));
         }
     }
+    // Only disks that were part of the snapshot: one that was attached later cannot hold it.
     let internal = |target: &str| {
         let mut parts = saved.disks.iter();
         parts.any(|part| part.target == target && part.place == SnapshotLocation::Internal)
@@ -229,6 +240,7 @@ pub(crate) fn check_snapshot_held(
             ),
         ));
     }
+    // The memory may be on the very disk that could not be seen.
     let is_complete = all.iter().all(|(_, tags)| tags.is_some());
     let has_memory = known().any(|(_, tags)| {
         let mut tags = tags.iter();
@@ -249,6 +261,7 @@ pub(crate) fn check_snapshot_held(
 ///
 /// `None` where some do, or where it cannot be seen. Only for a VM that is off: a running one writes.
 pub(crate) async fn match_snapshot(name: &str, disks: &mut [DiskView]) -> Option<bool> {
+    // Contents decide. What libvirt calls the current snapshot is no proof that it was loaded.
     let (restored, others, unknown) = group_by_content(name, disks).await;
     match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
         (false, true, true) => Some(true),

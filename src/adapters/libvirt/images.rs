@@ -99,6 +99,13 @@ pub(crate) struct DiskImage {
     file: File,
 }
 
+impl DiskImage {
+    /// Bytes that the guest sees.
+    pub(crate) const fn guest_bytes(&self) -> u64 {
+        self.size
+    }
+}
+
 /// What can be seen of an image.
 #[derive(Debug)]
 pub(crate) enum ImageInspection {

@@ -22,6 +22,7 @@ mod long_calls;
 mod map;
 mod native;
 mod outcome_search;
+mod preview;
 mod recover;
 mod rpc;
 mod snapshot_xml;
@@ -50,10 +51,13 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -62,17 +66,21 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use changes::Changes;
 use definition_xml::DomainXml;
 use long_calls::CallOutcome;
+use native::Domain;
 use outcome_search::OutcomeSearch;
 use recover::VmEvidence;
 use vm_reader::VmReader;
@@ -108,6 +116,7 @@ static CAPABILITY: Capability = Capability {
     online: true,
     memory: true,
     consistent: true,
+    lists_vms: true,
 };
 
 /// The VMs of one libvirtd.
@@ -123,6 +132,19 @@ impl Libvirt {
         Self {
             reader: VmReader::new(config, clock, tasks),
         }
+    }
+
+    async fn describe(&self, vm: &VmId, domain: &Domain, by: Deadline) -> Result<Vm, AdapterError> {
+        let state = self.reader.client.state(domain, by).await?;
+        let text = self.reader.client.domain_xml(domain, by).await?;
+        // A definition we cannot read costs the description alone.
+        let description = DomainXml::read(&text).ok().and_then(|xml| xml.description);
+        Ok(Vm {
+            id: vm.clone(),
+            name: domain.name.clone(),
+            description,
+            run_state: state.run_state(),
+        })
     }
 
     const fn changes(&self) -> Changes<'_> {
@@ -153,16 +175,11 @@ impl Adapter for Libvirt {
 
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let domain = self.reader.domain(vm, by).await?;
-        let state = self.reader.client.state(&domain, by).await?;
-        let text = self.reader.client.domain_xml(&domain, by).await?;
-        // A definition we cannot read costs the description alone.
-        let description = DomainXml::read(&text).ok().and_then(|xml| xml.description);
-        Ok(Vm {
-            id: vm.clone(),
-            name: domain.name,
-            description,
-            run_state: state.run_state(),
-        })
+        self.describe(vm, &domain, by).await
+    }
+
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.reader.list_vms(range, by).await
     }
 
     async fn list_backups(
@@ -179,12 +196,27 @@ impl Adapter for Libvirt {
         Ok(page.of(backups))
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let domain = self.reader.domain(&target.vm, by).await?;
         let loaded = self.reader.load(&domain, &target.backup, by).await?;
         loaded
             .map(|loaded| loaded.backup)
             .ok_or_else(no_such_backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        let domain = self.reader.domain(&intent.target.vm, by).await?;
+        let vm = self.describe(&intent.target.vm, &domain, by).await?;
+        self.changes().preview(&domain, vm, intent, by).await
     }
 
     async fn baseline(

@@ -15,11 +15,16 @@ use crate::adapters::libvirt::native::error_code;
 use crate::adapters::libvirt::recover::VmEvidence;
 use crate::adapters::libvirt::rpc::RpcError;
 use crate::adapters::libvirt::snapshot_xml::SnapshotXml;
+use crate::adapters::vm_list_cache::VmListCache;
+use crate::adapters::vm_list_cache::VmListEntry;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::Deadline;
 use crate::model::FaultKind;
+use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -31,6 +36,20 @@ pub(super) struct VmReader {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) client: Arc<Client>,
     pub(super) calls: LongCalls,
+    vm_list: VmListCache<ListedDomain>,
+}
+
+/// A VM of the list of all, under the id that callers know.
+#[derive(Debug)]
+struct ListedDomain {
+    id: VmId,
+    domain: Domain,
+}
+
+impl VmListEntry for ListedDomain {
+    fn id(&self) -> &VmId {
+        &self.id
+    }
 }
 
 impl VmReader {
@@ -41,7 +60,59 @@ impl VmReader {
             config,
             clock,
             calls: LongCalls::new(tasks),
+            vm_list: VmListCache::default(),
         }
+    }
+
+    /// One page of the VMs, by their names. libvirtd lists all at once, without states; the states are asked for those of the page.
+    pub(super) async fn list_vms(
+        &self,
+        range: &VmRange,
+        by: Deadline,
+    ) -> Result<VmPage, AdapterError> {
+        let all = self
+            .vm_list
+            .entries(self.clock.instant(), || self.read_vm_list(by))
+            .await?;
+        let mut vms = Vec::new();
+        for listed in range.rest_of(&all, VmListEntry::id) {
+            if vms.len() == range.needed() {
+                break;
+            }
+            vms.extend(self.describe_listed(listed, by).await?);
+        }
+        Ok(range.page_of(vms))
+    }
+
+    async fn read_vm_list(&self, by: Deadline) -> Result<Vec<ListedDomain>, AdapterError> {
+        let domains = self.client.domains(by).await?;
+        let listed = domains.into_iter().filter_map(|domain| {
+            // What cannot be the id of a VM here cannot be reached through the gateway.
+            let id = VmId::new(&domain.name).ok()?;
+            Some(ListedDomain { id, domain })
+        });
+        Ok(listed.collect())
+    }
+
+    /// `None` for a VM that was removed since the list was read.
+    async fn describe_listed(
+        &self,
+        listed: &ListedDomain,
+        by: Deadline,
+    ) -> Result<Option<Vm>, RpcError> {
+        let run_state = match self.client.state(&listed.domain, by).await {
+            Ok(state) => state.run_state(),
+            Err(error) if error.code() == Some(error_code::NO_DOMAIN) => return Ok(None),
+            // libvirt refuses to report the state of this one; that it exists is known.
+            Err(RpcError::Native { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Vm {
+            id: listed.id.clone(),
+            name: listed.domain.name.clone(),
+            description: None,
+            run_state,
+        }))
     }
 
     /// The VM of this name, or else of this UUID.

@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
-use crate::adapters::proxmox::after_task::locked;
+use crate::adapters::checks::Checks;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
 use crate::adapters::proxmox::cluster::Proxmox;
-use crate::adapters::proxmox::cluster::no_such_backup;
 use crate::adapters::proxmox::error::NativeError;
 use crate::adapters::proxmox::native_backup::NativeBackup;
 use crate::adapters::proxmox::notes;
 use crate::adapters::proxmox::notes::Notes;
 use crate::adapters::proxmox::notes::Place;
+use crate::adapters::proxmox::preconditions;
 use crate::adapters::proxmox::restore_options::ParsedRestoreOptions;
 use crate::adapters::proxmox::tasks;
-use crate::adapters::proxmox::wire;
 use crate::adapters::transport::unexpected_answer;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -35,48 +34,6 @@ use crate::public_text;
 const NOTES_TEMPLATE_CHARS_MAX: usize = 1024;
 
 impl Proxmox {
-    /// The state of a guest that a task may be begun on.
-    async fn check_ready(&self, guest: &Guest, by: Deadline) -> Result<wire::Status, AdapterError> {
-        let status = self.api.status(guest, by).await;
-        let status = status.map_err(NativeError::into_read_error)?;
-        if let Some(lock) = &status.lock {
-            let fault = locked(guest, lock);
-            return Err(AdapterError::refused(
-                fault.kind,
-                fault
-                    .text
-                    .followed_by(&public_text!("Nothing was changed.")),
-            ));
-        }
-        if guest.is_template {
-            let text = public_text!(
-                "The VM is a template, which has neither snapshots nor a state to restore. Use a VM that was cloned from the template."
-            );
-            return Err(AdapterError::refused(FaultKind::Unsupported, text));
-        }
-        Ok(status)
-    }
-
-    /// The very backup that the caller saw.
-    async fn find_exact(
-        &self,
-        guest: &Guest,
-        intent: &Intent,
-        by: Deadline,
-    ) -> Result<NativeBackup, AdapterError> {
-        let item = self.find_backup(guest, &intent.target.backup, by).await?;
-        let item = item.ok_or_else(no_such_backup)?;
-        match &intent.identity {
-            Some(identity) if *identity != item.identity(guest) => Err(AdapterError::refused(
-                FaultKind::NoSuchBackup,
-                public_text!(
-                    "The backup was replaced by another one with the same id; nothing was changed. List the backups again."
-                ),
-            )),
-            Some(_) | None => Ok(item),
-        }
-    }
-
     pub(super) async fn create(
         &self,
         guest: &Guest,
@@ -236,12 +193,7 @@ impl Proxmox {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let item = self.find_exact(guest, intent, by).await?;
-        if item.backup(guest).is_some_and(|backup| backup.protected) {
-            let text = public_text!(
-                "The backup is protected, so it was not deleted. Remove its protection first."
-            );
-            return Err(AdapterError::refused(FaultKind::Protected, text));
-        }
+        preconditions::check_unprotected(guest, &item)?;
         match item {
             NativeBackup::Snapshot(snapshot) => {
                 self.check_ready(guest, by).await?;
@@ -269,83 +221,22 @@ impl Proxmox {
     ) -> Result<BeginOutcome, AdapterError> {
         let options = ParsedRestoreOptions::read(options, self.config.after_restore)?;
         let item = self.find_exact(guest, intent, by).await?;
-        if item.is_unfinished() {
-            let text = public_text!(
-                "The snapshot is incomplete and cannot be restored; nothing was changed. Delete it, or restore another backup."
-            );
-            return Err(AdapterError::refused(FaultKind::NotReady, text));
-        }
+        preconditions::check_finished(&item)?;
         let status = self.check_ready(guest, by).await?;
         let starts = options.starts(status.status == "running");
         match item {
             NativeBackup::Snapshot(snapshot) => {
-                if options.storage.is_some() {
-                    let text = public_text!(
-                        "The restore option `storage` applies to full backups only; nothing was changed. Omit the option."
-                    );
-                    return Err(AdapterError::refused(FaultKind::Invalid, text));
-                }
+                options.refuse_storage()?;
                 begun_task(self.api.roll_back(guest, &snapshot.name, starts, by).await)
             }
             NativeBackup::Archive { volume, .. } => {
-                self.refuse_replacing(guest, &status, &options, by).await?;
-                let storage = self.restore_storage(guest, &options, by).await?;
+                let mut checks = Checks::until_first();
+                let storage = self
+                    .check_replaceable(guest, &status, &options, &mut checks, by)
+                    .await?;
                 let body = restore_body(guest, &volume.volid, storage.as_deref(), starts);
                 begun_task(self.api.restore_archive(guest, &body, by).await)
             }
-        }
-    }
-
-    /// A restore from an archive replaces the guest: it must be off, and its snapshots go.
-    async fn refuse_replacing(
-        &self,
-        guest: &Guest,
-        status: &wire::Status,
-        options: &ParsedRestoreOptions,
-        by: Deadline,
-    ) -> Result<(), AdapterError> {
-        if status.status != "stopped" {
-            let text = public_text!(
-                "The VM is running; nothing was changed. Shut it down before it is restored from a full backup."
-            );
-            return Err(AdapterError::refused(FaultKind::Conflict, text));
-        }
-        let snapshots = self.api.snapshots(guest, by).await;
-        let count = snapshots.map_err(NativeError::into_read_error)?.len();
-        if count > 0 && !options.discard_snapshots {
-            let text = public_text!(
-                "A restore from a full backup deletes the snapshots of the VM ({count}); nothing was changed. Set the restore \
-                 option `discard_snapshots` to `true` to allow this."
-            );
-            return Err(AdapterError::refused(FaultKind::Conflict, text));
-        }
-        Ok(())
-    }
-
-    /// Where the disks of a restore from an archive go. For VMs that is where they were unless a storage is named. The disks of
-    /// a container all go to one storage, which is `local` unless one is named, so the one that has them is named here.
-    async fn restore_storage(
-        &self,
-        guest: &Guest,
-        options: &ParsedRestoreOptions,
-        by: Deadline,
-    ) -> Result<Option<String>, AdapterError> {
-        if options.storage.is_some() || guest.kind == GuestKind::Qemu {
-            return Ok(options.storage.clone());
-        }
-        let config = self.api.config(guest, by).await;
-        let config = config.map_err(NativeError::into_read_error)?;
-        let mut storages = config.disk_storages().into_iter();
-        match (storages.next(), storages.next()) {
-            (Some(only), None) => Ok(Some(only.to_owned())),
-            (Some(_), Some(_)) => {
-                let text = public_text!(
-                    "The disks of the container are on several storages, and a restore from a full backup puts all of them on one; \
-                     nothing was changed. Name it in the restore option `storage`."
-                );
-                Err(AdapterError::refused(FaultKind::Conflict, text))
-            }
-            (None, _) => Ok(None),
         }
     }
 }

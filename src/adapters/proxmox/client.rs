@@ -158,6 +158,15 @@ impl Api {
         self.get(&guest.path(&["config"]), &[], by).await
     }
 
+    /// Every key of the configuration, as a plan reads the disks.
+    pub(super) async fn all_of_config(
+        &self,
+        guest: &Guest,
+        by: Deadline,
+    ) -> NativeResult<BTreeMap<String, Value>> {
+        self.get(&guest.path(&["config"]), &[], by).await
+    }
+
     /// The snapshots, without the entry that stands for the present state.
     pub(super) async fn snapshots(
         &self,

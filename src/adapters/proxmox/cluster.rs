@@ -225,6 +225,7 @@ fn capability(config: &Config) -> Capability {
         online: true,
         memory: config.snapshot_memory,
         consistent: true,
+        lists_vms: true,
     }
 }
 

@@ -15,6 +15,8 @@ mod evidence;
 mod keys;
 mod native_backup;
 mod notes;
+mod preconditions;
+mod preview;
 mod restore_options;
 mod rights;
 mod setup;
@@ -31,6 +33,7 @@ use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::proxmox::cluster::no_such_backup;
 use crate::adapters::proxmox::error::NativeError;
 use crate::adapters::proxmox::evidence::GuestBaseline;
@@ -38,6 +41,8 @@ use crate::adapters::proxmox::tasks::TaskEnd;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -46,12 +51,15 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 pub use cluster::Proxmox;
@@ -60,6 +68,24 @@ pub use config::BackupMode;
 pub use config::Config;
 pub use config::ConfigError;
 pub use config::NodeTrust;
+
+/// A guest as the list of guests shows it; `None` for what is no guest.
+fn listed_vm(guest: wire::Resource) -> Option<Vm> {
+    if !matches!(guest.kind.as_str(), "qemu" | "lxc") {
+        return None;
+    }
+    let id = guest.vmid.to_string();
+    Some(Vm {
+        id: VmId::new(&id).ok()?,
+        name: guest.name.unwrap_or(id),
+        description: None,
+        run_state: match guest.status.as_deref() {
+            Some("running") => Some(RunState::Started),
+            Some("stopped") => Some(RunState::Stopped),
+            Some(_) | None => None,
+        },
+    })
+}
 
 #[async_trait]
 impl Adapter for Proxmox {
@@ -104,6 +130,18 @@ impl Adapter for Proxmox {
         })
     }
 
+    /// The guests as the cluster lists them, in one call for each page: the list has names and states.
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        let guests = self.api.guests(by).await;
+        let guests = guests.map_err(NativeError::into_read_error)?;
+        let mut vms: Vec<Vm> = guests.into_iter().filter_map(listed_vm).collect();
+        // By the text of their numbers, as all lists of VMs are.
+        vms.sort_by(|one, other| one.id.cmp(&other.id));
+        vms.dedup_by(|one, other| one.id == other.id);
+        let rest = range.rest_of(&vms, |vm| &vm.id);
+        Ok(range.page_of(rest.iter().cloned()))
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -125,11 +163,24 @@ impl Adapter for Proxmox {
         Ok(page.of(backups))
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let guest = self.locate_guest(&target.vm, by).await?;
         let item = self.find_backup(&guest, &target.backup, by).await?;
         item.and_then(|item| item.backup(&guest))
             .ok_or_else(no_such_backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {

@@ -21,7 +21,7 @@ pub(super) struct ParsedRestoreOptions {
     /// Where the disks of a full backup go.
     pub(super) storage: Option<String>,
     /// Whether a restore from a full backup may delete snapshots.
-    pub(super) discard_snapshots: bool,
+    discard_snapshots: bool,
 }
 
 impl ParsedRestoreOptions {
@@ -68,6 +68,29 @@ impl ParsedRestoreOptions {
             }
         }
         Ok(read)
+    }
+
+    /// Refuses a storage, which is chosen for the disks of a full backup alone.
+    pub(super) fn refuse_storage(&self) -> Result<(), AdapterError> {
+        if self.storage.is_none() {
+            return Ok(());
+        }
+        let text = public_text!(
+            "The restore option `storage` applies to full backups only; nothing was changed. Omit the option."
+        );
+        Err(AdapterError::refused(FaultKind::Invalid, text))
+    }
+
+    /// Refuses to discard that many snapshots unless it was asked for.
+    pub(super) fn check_discarded(&self, count: usize) -> Result<(), AdapterError> {
+        if count == 0 || self.discard_snapshots {
+            return Ok(());
+        }
+        let text = public_text!(
+            "A restore from a full backup deletes the snapshots of the VM ({count}); nothing was changed. Set the restore \
+             option `discard_snapshots` to `true` to allow this."
+        );
+        Err(AdapterError::refused(FaultKind::Conflict, text))
     }
 
     /// Whether the guest is to be started.

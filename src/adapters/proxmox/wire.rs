@@ -21,12 +21,15 @@ pub(super) struct Resource {
     pub(super) vmid: u64,
     /// The node that has it now.
     pub(super) node: String,
-    /// Its name.
-    #[serde(default)]
-    pub(super) name: Option<String>,
     /// Whether it is a template, which cannot be restored in place.
     #[serde(default, deserialize_with = "flag")]
     pub(super) template: bool,
+    /// The name of the guest.
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    /// `running`, `stopped`, or `unknown` while the statistics of the node hang.
+    #[serde(default)]
+    pub(super) status: Option<String>,
 }
 
 /// `GET /cluster/resources?type=storage`, one entry.

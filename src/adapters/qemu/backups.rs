@@ -92,6 +92,7 @@ mod tests {
             snapshots: snapshots.collect(),
             has_bitmaps: false,
             can_snapshot: true,
+            guest_bytes: None,
         }
     }
 

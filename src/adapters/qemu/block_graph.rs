@@ -28,6 +28,9 @@ pub(super) struct Node {
 
 #[derive(Clone, Debug, Deserialize)]
 struct NodeImage {
+    /// Bytes that the guest sees.
+    #[serde(default, rename = "virtual-size")]
+    virtual_size: Option<u64>,
     #[serde(default)]
     snapshots: Vec<Snapshot>,
 }
@@ -126,6 +129,7 @@ fn disk(name: String, attached: &[Attached], nodes: &[Node]) -> Disk {
             snapshots: Vec::new(),
             has_bitmaps: false,
             can_snapshot: true,
+            guest_bytes: None,
         };
     };
     let device = attached.iter().find(|attached| attached.node == name);
@@ -143,6 +147,7 @@ fn disk(name: String, attached: &[Attached], nodes: &[Node]) -> Disk {
     };
     Disk {
         can_snapshot: node.drv == "qcow2",
+        guest_bytes: node.image.virtual_size,
         node: name,
         label,
         file,

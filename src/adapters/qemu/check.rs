@@ -1,6 +1,7 @@
 //! Conditions for a change that hold whether the VM runs or not.
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::checks::Checks;
 use crate::adapters::qemu::backups;
 use crate::adapters::qemu::disk;
 use crate::adapters::qemu::disk::Disk;
@@ -17,44 +18,67 @@ use crate::public_text;
 /// # Errors
 /// A refusal that names the disk in question.
 pub(super) fn may_restore(disks: &[Disk], intent: &Intent) -> Result<(), AdapterError> {
-    let tag = intent.target.backup.as_str();
-    are_capable(disks)?;
-    is_distinct(disks, intent)?;
-    if !holds_meant_backup(disks, intent)? {
-        return Err(no_such_backup());
-    }
+    check_restore(disks, intent, &mut Checks::until_first())
+}
+
+/// The same for a plan, too: everything on the disks that would refuse the restore.
+pub(super) fn check_restore(
+    disks: &[Disk],
+    intent: &Intent,
+    checks: &mut Checks,
+) -> Result<(), AdapterError> {
+    checks.record(are_capable(disks))?;
+    checks.record(is_distinct(disks, intent))?;
+    checks.record(check_meant(disks, intent))?;
+    checks.record(check_coverage(disks, intent.target.backup.as_str()))?;
+    checks.record(have_no_bitmaps(disks))?;
+    Ok(())
+}
+
+/// Whether the tag is on every disk once.
+fn check_coverage(disks: &[Disk], tag: &str) -> Result<(), AdapterError> {
     let missing = disks.iter().find(|disk| !disk.has_tag(tag));
     match (tag_coverage(disks, tag), missing) {
-        (Some(TagCoverage::Complete), _) => {}
+        (Some(TagCoverage::Complete), _) => Ok(()),
         (Some(TagCoverage::Partial), Some(disk)) => {
             let label = &disk.label;
-            return Err(AdapterError::refused(
+            Err(AdapterError::refused(
                 FaultKind::NotReady,
                 public_text!(
                     "The backup is incomplete: it is missing on disk {label} of the VM. Nothing was changed. Delete the backup."
                 ),
-            ));
+            ))
         }
-        (Some(TagCoverage::Partial | TagCoverage::Duplicated), _) => {
-            return Err(AdapterError::refused(
-                FaultKind::NotReady,
-                public_text!(
-                    "A disk of the VM has two snapshots with the id {tag}; nothing was changed. Delete one of them on the host."
-                ),
-            ));
-        }
-        (None, _) => return Err(no_such_backup()),
-    }
-    if let Some(disk) = disks.iter().find(|disk| disk.has_bitmaps) {
-        let label = &disk.label;
-        return Err(AdapterError::refused(
-            FaultKind::Conflict,
+        (Some(TagCoverage::Partial | TagCoverage::Duplicated), _) => Err(AdapterError::refused(
+            FaultKind::NotReady,
             public_text!(
-                "Disk {label} of the VM has dirty bitmaps, which prevent a restore; nothing was changed. Remove the bitmaps and try again."
+                "A disk of the VM has two snapshots with the id {tag}; nothing was changed. Delete one of them on the host."
             ),
-        ));
+        )),
+        (None, _) => Err(no_such_backup()),
     }
-    Ok(())
+}
+
+fn have_no_bitmaps(disks: &[Disk]) -> Result<(), AdapterError> {
+    let Some(disk) = disks.iter().find(|disk| disk.has_bitmaps) else {
+        return Ok(());
+    };
+    let label = &disk.label;
+    Err(AdapterError::refused(
+        FaultKind::Conflict,
+        public_text!(
+            "Disk {label} of the VM has dirty bitmaps, which prevent a restore; nothing was changed. Remove the bitmaps and try again."
+        ),
+    ))
+}
+
+/// Refuses when the backup that is meant, or before a delete what remains of it, is not there.
+pub(super) fn check_meant(disks: &[Disk], intent: &Intent) -> Result<(), AdapterError> {
+    if holds_meant_backup(disks, intent)? {
+        Ok(())
+    } else {
+        Err(no_such_backup())
+    }
 }
 
 /// Whether every disk can be backed up and restored.

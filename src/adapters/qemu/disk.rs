@@ -54,6 +54,8 @@ pub(super) struct Disk {
     pub(super) has_bitmaps: bool,
     /// Whether it is of a format that holds snapshots.
     pub(super) can_snapshot: bool,
+    /// Bytes that the guest sees, when that is known.
+    pub(super) guest_bytes: Option<u64>,
 }
 
 impl Disk {

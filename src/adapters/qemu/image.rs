@@ -197,6 +197,8 @@ impl QemuImg {
 struct ImageInfo {
     #[serde(default)]
     snapshots: Vec<Snapshot>,
+    #[serde(default)]
+    virtual_size: Option<u64>,
     format: String,
     format_specific: Option<FormatSpecific>,
 }
@@ -226,6 +228,7 @@ impl ImageInfo {
             snapshots: self.snapshots,
             has_bitmaps: has_bitmaps.is_some_and(|bitmap| !bitmap.is_empty()),
             can_snapshot: self.format == "qcow2",
+            guest_bytes: self.virtual_size,
         }
     }
 }
@@ -240,6 +243,7 @@ fn raw_disk(number: usize, image: &Path) -> Disk {
         snapshots: Vec::new(),
         has_bitmaps: false,
         can_snapshot: false,
+        guest_bytes: None,
     }
 }
 

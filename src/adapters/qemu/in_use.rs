@@ -38,6 +38,10 @@ const CHAIN_MAX: usize = 64;
 /// The byte of an image on which QEMU keeps a lock while it may write: 100, and 1 for the permission to write.
 const WRITE_LOCK: i64 = 101;
 
+/// The bytes on which a lock of another program keeps QEMU from opening an image for writing: 100+n for a permission that is used, 200+n
+/// for one that is not shared; 1 is to write, 3 to resize.
+const WRITER_LOCKS: [i64; 4] = [101, 103, 201, 203];
+
 /// What a file was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileStamp {
@@ -223,18 +227,48 @@ async fn check_lock(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
     )))
 }
 
+/// Whether every image could be opened for writing. Nothing is written, and no lock is taken.
+///
+/// # Errors
+/// What QEMU would say of the first that cannot.
+pub(super) async fn check_writable(images: &[PathBuf]) -> Result<(), QemuError> {
+    for image in images {
+        let opened = fs::OpenOptions::new().write(true).open(image).await;
+        let file = opened.map_err(|error| {
+            if error.kind() == ErrorKind::NotFound {
+                QemuError::ImageMissing(error.to_string())
+            } else {
+                QemuError::Refused(error.to_string())
+            }
+        })?;
+        let file = file.into_std().await;
+        let mut locks = WRITER_LOCKS.into_iter();
+        if locks.any(|byte| is_locked(&file, byte) == Some(true)) {
+            return Err(QemuError::Refused(
+                "Failed to get \"write\" lock".to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Whether some program holds QEMU's lock for writing on the image; `None` when that cannot be found out.
 async fn is_written(image: &Path) -> Option<bool> {
     let file = fs::File::open(image).await.ok()?.into_std().await;
+    is_locked(&file, WRITE_LOCK)
+}
+
+/// Whether another program holds a lock on this byte of an image; `None` when that cannot be found out.
+fn is_locked(file: &std::fs::File, byte: i64) -> Option<bool> {
     let short = |value: i32| i16::try_from(value).map_err(|_too_large| Errno::EINVAL);
     let mut lock = libc::flock {
         l_type: short(libc::F_WRLCK).ok()?,
         l_whence: short(libc::SEEK_SET).ok()?,
-        l_start: WRITE_LOCK,
+        l_start: byte,
         l_len: 1,
         l_pid: 0,
     };
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
     Some(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 

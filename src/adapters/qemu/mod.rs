@@ -19,11 +19,13 @@ mod offline_worker;
 mod online;
 mod online_failures;
 mod own_names;
+mod preview;
 mod qcow2;
 mod qmp;
 mod records;
 mod restore_markers;
 mod vm_access;
+mod vm_list;
 
 pub use config::Config;
 
@@ -42,10 +44,15 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::backup_listing::query_by_listing;
+use crate::adapters::vm_list_cache::VmListCache;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -54,6 +61,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
@@ -61,6 +69,8 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -88,7 +98,7 @@ const fn verb(recovery: Recovery) -> Option<VerbCapability> {
     })
 }
 
-static CAPABILITY: Capability = Capability {
+const CAPABILITY: Capability = Capability {
     kind: "qemu",
     // The id of a new backup is never used twice, and a backup is deleted by its identity: asking again is harmless.
     create: verb(Recovery::ReplaySafe),
@@ -102,6 +112,8 @@ static CAPABILITY: Capability = Capability {
     online: true,
     memory: true,
     consistent: true,
+    // Unless no path of the configuration depends on the id.
+    lists_vms: true,
 };
 
 /// VMs of QEMU behind the [`Adapter`] trait.
@@ -109,15 +121,23 @@ static CAPABILITY: Capability = Capability {
 pub struct Qemu {
     access: VmAccess,
     worker: Arc<OfflineWorker>,
+    capability: Capability,
+    vm_list: VmListCache<VmId>,
 }
 
 impl Qemu {
     /// Ready at once; nothing is connected before it is needed.
     #[must_use]
     pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+        let lists_vms = vm_list::can_list(&config);
         Self {
             access: VmAccess::new(config, clock, tasks),
             worker: Arc::default(),
+            capability: Capability {
+                lists_vms,
+                ..CAPABILITY
+            },
+            vm_list: VmListCache::default(),
         }
     }
 
@@ -237,10 +257,22 @@ impl Qemu {
     }
 }
 
+/// Looks at folders on a thread that may wait for a disk.
+async fn run_blocking<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, AdapterError> + Send + 'static,
+) -> Result<T, AdapterError> {
+    tokio::task::spawn_blocking(look)
+        .await
+        .unwrap_or_else(|error| {
+            let text = public_text!("The gateway is shutting down. Try again later.");
+            Err(AdapterError::unavailable(text).because(error))
+        })
+}
+
 #[async_trait]
 impl Adapter for Qemu {
     fn capability(&self) -> &Capability {
-        &CAPABILITY
+        &self.capability
     }
 
     fn metadata_owner(&self) -> MetadataOwner {
@@ -281,6 +313,24 @@ impl Adapter for Qemu {
         Ok(self.access.read_vm(vm, by).await?.vm.clone())
     }
 
+    async fn list_vms(&self, range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        if !self.capability.lists_vms {
+            return Err(lists_no_vms());
+        }
+        let read = || {
+            let config = self.access.config.clone();
+            run_blocking(move || vm_list::find_ids(&config))
+        };
+        let now = self.access.clock.instant();
+        let ids = self.vm_list.entries(now, read).await?;
+        let (config, range) = (self.access.config.clone(), range.clone());
+        run_blocking(move || {
+            let rest = range.rest_of(&ids, |id| id);
+            Ok(range.page_of(rest.iter().map(|id| vm_list::describe(&config, id))))
+        })
+        .await
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -292,6 +342,15 @@ impl Adapter for Qemu {
         Ok(backups::backup_page(&view.disks, page, &hidden))
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let view = self.access.read_vm(&target.vm, by).await?;
         let hidden = self.worker.unfinished_backups(&target.vm);
@@ -299,6 +358,10 @@ impl Adapter for Qemu {
             return Err(check::no_such_backup());
         }
         backups::find_backup(&view.disks, target.backup.as_str()).ok_or_else(check::no_such_backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     async fn baseline(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::FindOutcome;
+use crate::adapters::checks::Checks;
 use crate::adapters::qemu::check;
 use crate::adapters::qemu::config::VmPaths;
 use crate::adapters::qemu::disk::Disk;
@@ -66,6 +67,7 @@ impl OfflineChanges<'_> {
             .access
             .read_offline_vm(vm, paths, ImageLocking::Shared, by)
             .await?;
+        // As the disks are before anything is marked: a mark would count as a change.
         let parts = restore_markers::parts(&seen.disks, intent.target.backup.as_str());
         let mut own = None;
         let mut failure = None;
@@ -80,6 +82,8 @@ impl OfflineChanges<'_> {
             )
             .await;
             let snapshots = match intent.verb() {
+                // A mark is enough for a new backup. A restore needs a snapshot of each disk as well, by which a half
+                // is found.
                 Verb::Create if check::is_distinct(&seen.disks, intent).is_ok() => Some(false),
                 Verb::Restore if check::may_restore(&seen.disks, intent).is_ok() => Some(true),
                 Verb::Create | Verb::Restore | Verb::Update | Verb::Delete => None,
@@ -91,6 +95,8 @@ impl OfflineChanges<'_> {
                         .await;
                 match made {
                     Ok(tag) => own = snapshots.then_some(tag),
+                    // Not an error of this call: the baseline is still worth keeping, and the change itself is
+                    // refused with this reason.
                     Err(error) => failure = Some(marking_fault(intent, error)),
                 }
             }
@@ -112,6 +118,7 @@ impl OfflineChanges<'_> {
         before: Option<&Baseline>,
         by: Deadline,
     ) -> Result<Option<BeginOutcome>, AdapterError> {
+        // A repeated call after a lost answer: the work is under way or has ended, and is only followed.
         if self.worker.state(job).is_some() {
             return Ok(None);
         }
@@ -120,6 +127,7 @@ impl OfflineChanges<'_> {
             self.plan_restore(intent, paths, before, by).await?
         } else {
             let locked = self.locked(intent, paths, by).await?;
+            // Planned on what was seen under the locks. Before them a VM could have started on the images.
             let planned = plan_create_or_delete(intent, paths, &locked, offline);
             self.with_images(planned, locked.held, by).await?
         };
@@ -175,14 +183,10 @@ impl OfflineChanges<'_> {
             }
         };
         let looked = async {
-            in_use::check_stopped(paths, &self.access.last_written(vm)).await?;
+            let mut checks = Checks::until_first();
             let stamps = in_use::read_stamps(&paths.images).await?;
-            let seen = self
-                .access
-                .read_offline_vm(vm, paths, ImageLocking::Shared, by)
-                .await?;
-            check::is_distinct(&seen.disks, intent)?;
-            Ok((seen.disks.clone(), stamps))
+            let disks = self.check_images(intent, paths, &mut checks, by).await?;
+            Ok((disks, stamps))
         };
         match looked.await {
             Ok((disks, stamps)) => Ok(LockedImages {
@@ -195,6 +199,52 @@ impl OfflineChanges<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Everything about the images that would refuse a change, whatever it is. Returns what is on them.
+    async fn check_images(
+        &self,
+        intent: &Intent,
+        paths: &VmPaths,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<Vec<Disk>, AdapterError> {
+        let vm = &intent.target.vm;
+        let used = in_use::check_stopped(paths, &self.access.last_written(vm)).await;
+        checks.record(used)?;
+        let seen = self
+            .access
+            .read_offline_vm(vm, paths, ImageLocking::Shared, by)
+            .await?;
+        checks.record(check::is_distinct(&seen.disks, intent))?;
+        Ok(seen.disks.clone())
+    }
+
+    /// Everything that would refuse a restore or a delete, found without opening an image for writing as the change would: a VM that is
+    /// started in that moment would fail.
+    pub(super) async fn check_change(
+        &self,
+        intent: &Intent,
+        paths: &VmPaths,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let vm = &intent.target.vm;
+        if let Err(error) = in_use::check_writable(&paths.images).await {
+            // In the order of `locked`: where the disks cannot be used at all, that is the better answer.
+            let locking = ImageLocking::Shared;
+            let seen = self.access.read_offline_vm(vm, paths, locking, by).await?;
+            checks.record(check::are_capable(&seen.disks))?;
+            checks.record(Err::<(), _>(AdapterError::from(error)))?;
+        }
+        let disks = self.check_images(intent, paths, checks, by).await?;
+        match intent.verb() {
+            Verb::Restore => check::check_restore(&disks, intent, checks)?,
+            Verb::Create | Verb::Update | Verb::Delete => {
+                checks.record(check::check_meant(&disks, intent))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts steps and the hold on their images together; where there are no steps, the images are free when this returns.
@@ -218,6 +268,8 @@ impl OfflineChanges<'_> {
         before: Option<&Baseline>,
         by: Deadline,
     ) -> Result<PlannedSteps, AdapterError> {
+        // The baseline is of a running VM, whose snapshots QEMU takes another way; the evidence of one says nothing
+        // about the other.
         if before.is_some_and(|before| before.process.is_some()) {
             return Err(AdapterError::refused(
                 FaultKind::Conflict,
@@ -228,6 +280,7 @@ impl OfflineChanges<'_> {
         }
         let offline = before.and_then(|before| before.offline.as_ref());
         let Some((offline, own)) =
+            // Without marks a half looks like a restore that never began, so it does not begin.
             offline.and_then(|offline| Some((offline, offline.own.as_deref()?)))
         else {
             let locked = self.locked(intent, paths, by).await?;
@@ -247,6 +300,7 @@ impl OfflineChanges<'_> {
             };
             return self.with_images(refused, locked.held, by).await;
         };
+        // A repeated call continues where the first one ended, disk by disk.
         let progress = self.read_progress(intent, paths, offline, own).await?;
         let images = match progress {
             RestoreProgress::NotStarted => paths.images.clone(),
@@ -297,10 +351,12 @@ impl OfflineChanges<'_> {
             .access
             .read_offline_vm(vm, paths, ImageLocking::Exclusive, by)
             .await?;
+        // A baseline of an older version, or none: the disks are all the evidence there is.
         let Some(offline) = before.and_then(|before| before.offline.as_ref()) else {
             return Ok(conclude_from_disks(intent, before.is_none(), &seen.disks));
         };
         let now = in_use::read_stamps(&paths.images).await?;
+        // The same paths may hold other files by now, about which the baseline says nothing.
         let Some(offline) = offline.aligned(&now) else {
             return self
                 .find_replaced(intent, paths, offline, &seen.disks)
@@ -318,9 +374,11 @@ impl OfflineChanges<'_> {
                 Some(_) => conclude_from_disks(intent, false, &seen.disks),
             },
             Verb::Delete => {
+                // Compared with what there was before, because a backup may never have been on every disk.
                 let had = offline.parts.iter().flatten().count();
                 match disks_still_holding(&seen.disks, &offline, tag).count() {
                     0 => FindOutcome::Done(None),
+                    // All of it is still there, so deleting it again has the effect of deleting it once.
                     left if left == had => FindOutcome::NotBegun,
                     _ => FindOutcome::HalfDone(half_deleted(&seen.disks, tag)),
                 }

@@ -138,6 +138,7 @@ impl OfflineWorker {
         tasks: &Tasks,
     ) {
         let mut known = self.known();
+        // Checked and inserted under one lock: two calls at once must not start the work twice.
         if known.contains_key(&work.job) {
             return;
         }
@@ -153,12 +154,14 @@ impl OfflineWorker {
         );
         drop(known);
         let this = Arc::clone(self);
+        // Goes on when the caller gives up: an image that is half worked on must not depend on a client's patience.
         tasks.spawn(async move {
             let guard = FailIfDropped {
                 worker: &this,
                 job: work.job.clone(),
             };
             let state = this.run(&mut work, &program, within, clock.as_ref()).await;
+            // Before the end is visible: who sees it may start the VM at once, and would find its images held.
             std::mem::take(&mut work.held).release_all(RELEASE).await;
             guard.worker.set(&guard.job, state);
         });
@@ -175,8 +178,11 @@ impl OfflineWorker {
         let left = || end.instant().saturating_duration_since(clock.instant());
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         for (done, step) in work.steps.iter().enumerate() {
+            // qemu-img takes the lock of the image itself and fails while we hold it. The gap is as short as can be.
             work.held.release(&step.image, left()).await;
             let acted = async {
+                // Released a moment ago: another program may have put another file in its place, about which nothing
+                // was checked.
                 is_same_file(step).await?;
                 program
                     .apply_snapshot_action(step.action, &step.name, &step.image, left())
@@ -184,6 +190,7 @@ impl OfflineWorker {
             };
             match acted.await {
                 Ok(()) => {}
+                // Snapshots of our own are evidence, not data. One that stays costs room, but no correctness.
                 Err(error) if step.own => {
                     tracing::warn!(job = work.job, %error, "temporary snapshot not removed");
                 }
@@ -205,6 +212,7 @@ impl OfflineWorker {
                         Verb::Restore => cleanup.failed_restore().await,
                         Verb::Update => return JobState::Failed(fault),
                     };
+                    // Why it failed, and then what it left: callers need both to decide what to do.
                     let text = fault.text.followed_by(&outcome);
                     return JobState::Failed(Fault::new(fault.kind, text));
                 }
@@ -212,6 +220,8 @@ impl OfflineWorker {
             let rest = work.steps.iter().skip(done.saturating_add(1));
             if rest
                 .clone()
+                // Held again only while other images are still to come: a VM must not start on the disks of two
+                // times.
                 .any(|later| !later.own && later.image != step.image)
             {
                 work.held.take_again(program, &step.image, left()).await;
@@ -253,6 +263,7 @@ fn forget_oldest(known: &mut BTreeMap<String, JobRecord>) {
         let ended = known
             .iter()
             .filter(|(_, value)| !matches!(value.state, JobState::Running(_)));
+        // Running work is never forgotten: its caller could not find out what became of it.
         let Some(oldest) = ended
             .min_by_key(|(_, value)| value.began)
             .map(|(job, _)| job.clone())

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::checks::Checks;
 use crate::adapters::qemu::block_graph;
 use crate::adapters::qemu::block_graph::Job;
 use crate::adapters::qemu::block_graph::Status;
@@ -81,6 +82,7 @@ pub(super) async fn read_vm(
         state: status.status,
         written,
     });
+    // Kept for the time in which QEMU does not answer, so that reads and lists go on during a snapshot.
     monitor.cache_view(Arc::clone(&seen));
     Ok(seen)
 }
@@ -89,6 +91,7 @@ pub(super) async fn read_vm(
 ///
 /// Nothing that QEMU reports by itself does. The object lives as long as the process and is not visible to the guest.
 pub(super) async fn mark_process(monitor: &Monitor, by: Deadline) -> Result<String, QemuError> {
+    // One for each process: its id stands for the process in every baseline, and must not change.
     if let Some(found) = find_process_marker(monitor, by).await? {
         return Ok(found);
     }
@@ -110,6 +113,7 @@ pub(super) async fn find_process_marker(
         .filter_map(|object| object.get("name")?.as_str());
     Ok(names
         .filter(|name| name.starts_with(PROCESS_MARKER))
+        // Two gateways may both have left one; every reader must choose the same.
         .min()
         .map(str::to_owned))
 }
@@ -136,24 +140,23 @@ pub(super) async fn begin(
     let tag = intent.target.backup.as_str();
     let verb = intent.verb();
     let disks = seen.disks.as_slice();
+    // The job of an earlier call whose answer was lost. QEMU would refuse a second one of that id.
     if find_job(monitor, job_id, by).await?.is_some() {
         return Ok(None);
     }
+    // Tags are made from operation numbers, so a complete one is this operation's own and needs no second snapshot.
     if verb == Verb::Create && disk::tag_coverage(disks, tag) == Some(TagCoverage::Complete) {
         return Ok(Some(BeginOutcome::Done));
     }
-    if verb == Verb::Delete && !check::holds_meant_backup(disks, intent)? {
-        return Err(check::no_such_backup());
-    }
-    may_change(monitor, seen, verb, by).await?;
-    in_use::check_running(seen, paths).await?;
-    check::is_distinct(disks, intent)?;
+    let mut checks = Checks::until_first();
+    check_change(monitor, seen, paths, intent, &mut checks, by).await?;
     let devices: Vec<&str> = disks.iter().map(|disk| disk.node.as_str()).collect();
     let with_memory =
         |disk: &str| json!({"job-id": job_id, "tag": tag, "vmstate": disk, "devices": devices});
     // `vmstate` names the one disk that gets the memory; QEMU looks for it there on a load.
     let (command, arguments) = match verb {
         Verb::Create => {
+            // Checked here, so that the refusal names the disk in the words of the API.
             check::are_capable(disks)?;
             match disk::tag_coverage(disks, tag) {
                 None => {}
@@ -166,10 +169,11 @@ pub(super) async fn begin(
             ("snapshot-save", with_memory(first))
         }
         Verb::Restore => {
-            let holder = may_load(disks, intent)?;
+            let holder = find_memory_holder(disks, intent)?;
             ("snapshot-load", with_memory(&holder.node))
         }
         Verb::Delete => {
+            // Only the disks that have it: an interrupted delete may have removed it from the others.
             let nodes = disk::nodes_with(disks, tag);
             let arguments = json!({"job-id": job_id, "tag": tag, "devices": nodes});
             ("snapshot-delete", arguments)
@@ -187,11 +191,38 @@ pub(super) async fn begin(
         ));
     }
     if verb == Verb::Delete {
+        // After the checks and before the job: these calls take effect at once and cannot be undone.
         delete_doubles(monitor, disks, tag, by).await?;
     }
     let started = monitor.start(command, arguments, job_id, by).await;
     started.map_err(|error| error.into_command_error(verb))?;
     Ok(None)
+}
+
+/// Everything that would refuse the change of a running VM. Asks QEMU and changes nothing.
+pub(super) async fn check_change(
+    monitor: &Monitor,
+    seen: &VmView,
+    paths: &VmPaths,
+    intent: &Intent,
+    checks: &mut Checks,
+    by: Deadline,
+) -> Result<(), AdapterError> {
+    let verb = intent.verb();
+    let disks = seen.disks.as_slice();
+    if verb == Verb::Delete {
+        checks.record(check::check_meant(disks, intent))?;
+    }
+    checks.record(check_run_state(seen, verb))?;
+    checks.record(check_not_migrating(monitor, by).await)?;
+    checks.record(may_with_block_jobs(monitor, verb, by).await)?;
+    checks.record(in_use::check_running(seen, paths).await)?;
+    checks.record(check::is_distinct(disks, intent))?;
+    if verb == Verb::Restore {
+        check::check_restore(disks, intent, checks)?;
+        checks.record(find_memory_holder(disks, intent).map(|_holder| ()))?;
+    }
+    Ok(())
 }
 
 /// A job of ours, and what its end is judged by.
@@ -213,14 +244,18 @@ pub(super) async fn poll(
     wanted: &[String],
     by: Deadline,
 ) -> Result<TaskState, AdapterError> {
+    // No progress is no sign of trouble here: QEMU reports none while it works on a snapshot.
     if monitor.is_blocked() {
         return Ok(TaskState::Running(None));
     }
     let found = match find_job(monitor, query.job, by).await {
+        // It began to work between the look and the question.
         Err(QemuError::MainLoopBlocked) => return Ok(TaskState::Running(None)),
         found => found?,
     };
     let Some(job) = found else {
+        // A concluded job stays until it is dismissed, so one that is missing went with its process, or by another
+        // client.
         return Ok(TaskState::Gone);
     };
     if job.status != "concluded" {
@@ -237,6 +272,7 @@ pub(super) async fn poll(
         "QEMU job failed"
     );
     let fault = error::fault(Some(verb), &text);
+    // The message of QEMU does not say what it left behind; the disks do.
     let view = read_vm(monitor, query.vm, wanted, by).await?;
     let outcome = match verb {
         Verb::Restore => {
@@ -261,12 +297,15 @@ async fn resume_untouched(
     by: Deadline,
 ) -> Result<bool, AdapterError> {
     let status: Status = ask(monitor, "query-status", json!({}), by).await?;
+    // A guest that was paused before stays paused, because its owner had a reason.
     if status.running || !ran || !rollback.is_untouched() {
         return Ok(status.running);
     }
     match monitor.ask("cont", json!({}), by).await {
         Ok(_resumed) => Ok(true),
         Err(error) => {
+            // The restore has failed in any case. That the guest stands still is part of the message, not another
+            // failure.
             tracing::warn!(%error, "VM not resumed after a failed restore");
             Ok(false)
         }
@@ -314,6 +353,8 @@ async fn delete_own_snapshots(monitor: &Monitor, disks: &[Disk], by: Deadline) -
             let command = "blockdev-snapshot-delete-internal-sync";
             if let Err(error) = monitor.ask(command, arguments, by).await {
                 tracing::warn!(%error, snapshot = own, "temporary snapshot not removed");
+                // The others are still tried; a restore is refused afterwards, because it would read the wrong
+                // evidence.
                 is_tidy = false;
             }
         }
@@ -322,39 +363,31 @@ async fn delete_own_snapshots(monitor: &Monitor, disks: &[Disk], by: Deadline) -
 }
 
 /// Whether the state of the VM allows the change: a VM that is migrated has its images elsewhere.
-async fn may_change(
-    monitor: &Monitor,
-    seen: &VmView,
-    verb: Verb,
-    by: Deadline,
-) -> Result<(), AdapterError> {
+fn check_run_state(seen: &VmView, verb: Verb) -> Result<(), AdapterError> {
     let refused = |text| Err(AdapterError::refused(FaultKind::Conflict, text));
     match (seen.state.as_str(), verb) {
-        ("postmigrate", _) => {
-            return refused(public_text!(
-                "The VM was migrated away, and its disks belong to the host it runs on now; nothing was changed. Use it there, or resume it here if the migration was only a copy."
-            ));
-        }
-        ("inmigrate", _) => {
-            return refused(public_text!(
-                "The VM waits for an incoming migration; nothing was changed. Try again when the migration has ended."
-            ));
-        }
-        ("finish-migrate", _) => return refused(migrating()),
-        ("restore-vm", Verb::Create) => {
-            return refused(public_text!(
-                "The last restore of the VM failed and left it paused; nothing was changed. Restore the VM before you create a backup."
-            ));
-        }
-        (_other, Verb::Create | Verb::Update | Verb::Delete | Verb::Restore) => {}
+        ("postmigrate", _) => refused(public_text!(
+            "The VM was migrated away, and its disks belong to the host it runs on now; nothing was changed. Use it there, or resume it here if the migration was only a copy."
+        )),
+        ("inmigrate", _) => refused(public_text!(
+            "The VM waits for an incoming migration; nothing was changed. Try again when the migration has ended."
+        )),
+        ("finish-migrate", _) => refused(migrating()),
+        ("restore-vm", Verb::Create) => refused(public_text!(
+            "The last restore of the VM failed and left it paused; nothing was changed. Restore the VM before you create a backup."
+        )),
+        (_other, Verb::Create | Verb::Update | Verb::Delete | Verb::Restore) => Ok(()),
     }
+}
+
+async fn check_not_migrating(monitor: &Monitor, by: Deadline) -> Result<(), AdapterError> {
     let migration: Result<Value, _> = ask(monitor, "query-migrate", json!({}), by).await;
     let migration = migration?;
     let status = migration.get("status").and_then(Value::as_str);
     if status.is_some_and(|status| !MIGRATION_ENDED.contains(&status)) {
-        return refused(migrating());
+        return Err(AdapterError::refused(FaultKind::Conflict, migrating()));
     }
-    may_with_block_jobs(monitor, verb, by).await
+    Ok(())
 }
 
 /// A block job keeps a restore from all disks, and may put another image in the place of one that is backed up.
@@ -396,9 +429,8 @@ const MIGRATION_ENDED: [&str; 4] = ["none", "completed", "failed", "cancelled"];
 /// Block jobs at whose end a disk may be another image, without the snapshots of this one.
 const MOVING_JOBS: [&str; 3] = ["mirror", "commit", "stream"];
 
-/// Whether a load can succeed: one that fails half-way has rolled back some disks already. Returns the disk with the memory.
-fn may_load<'a>(disks: &'a [Disk], intent: &'a Intent) -> Result<&'a Disk, AdapterError> {
-    check::may_restore(disks, intent)?;
+/// The disk with the memory, without which a load fails half-way: it has rolled back some disks already.
+fn find_memory_holder<'a>(disks: &'a [Disk], intent: &'a Intent) -> Result<&'a Disk, AdapterError> {
     let mut holders = disk::disks_with_memory(disks, intent.target.backup.as_str());
     let holder = match (holders.next(), holders.next()) {
         (Some(holder), None) => holder,

@@ -7,6 +7,7 @@
 mod config;
 mod keys;
 mod remote;
+mod simulation;
 mod world;
 
 pub use config::Config;
@@ -25,13 +26,14 @@ use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
-use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::layers::Call;
 use crate::adapters::layers::Script;
 use crate::model::Backup;
 use crate::model::BackupId;
-use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -39,12 +41,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
-use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -60,52 +64,6 @@ pub struct Sim {
 /// What tests do to the simulated VM manager behind the gateway's back, and see of it. Clones share it.
 #[derive(Clone, Debug)]
 pub struct SimControl(Arc<World>);
-
-/// What a simulator of that configuration can do. In another process nothing can be cancelled, and updates are tasks.
-fn capability(config: &Config) -> Capability {
-    let in_memory = config.simulator.is_none();
-    let verb = |cancel, progress| {
-        Some(VerbCapability {
-            recovery: config.recovery,
-            settle: config.settle,
-            cancel,
-            progress,
-        })
-    };
-    Capability {
-        kind: "sim",
-        create: verb(in_memory, true),
-        update: verb(false, !in_memory),
-        delete: verb(in_memory, true),
-        restore: verb(in_memory, true),
-        kinds: &[BackupKind::Snapshot, BackupKind::Full],
-        restore_options: &[],
-        online: true,
-        memory: true,
-        consistent: true,
-    }
-}
-
-/// `b<number of the operation>`, which no backup of the start is called.
-fn mint_backup_id(key: RequestKey) -> Result<BackupId, AdapterError> {
-    BackupId::new(&format!("b{}", key.0)).map_err(|error| {
-        AdapterError::refused(
-            FaultKind::Invalid,
-            public_text!("The name is not usable for a backup. Choose another name."),
-        )
-        .because(error)
-    })
-}
-
-/// A simulated VM has no properties but its id.
-fn vm(id: &VmId) -> Vm {
-    Vm {
-        id: id.clone(),
-        name: id.as_str().to_owned(),
-        description: None,
-        run_state: Some(RunState::Started),
-    }
-}
 
 impl Sim {
     /// A new VM manager with the VMs and backups of the configuration.
@@ -151,6 +109,16 @@ impl SimControl {
         self.0.write(vm, content)
     }
 
+    /// Adds a VM without backups, unless there is one of that id.
+    pub fn add_vm(&self, vm: &VmId) {
+        self.0.set_vm(vm, true);
+    }
+
+    /// Removes a VM with its backups.
+    pub fn remove_vm(&self, vm: &VmId) {
+        self.0.set_vm(vm, false);
+    }
+
     /// How often the VM was restored.
     #[must_use]
     pub fn restores(&self, vm: &VmId) -> u64 {
@@ -182,7 +150,7 @@ impl Adapter for Sim {
 
     /// `b<number of the operation>`, which no backup of the start is called.
     fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        mint_backup_id(key)
+        simulation::mint_backup_id(key)
     }
 
     /// It knows every request by its key.
@@ -201,6 +169,11 @@ impl Adapter for Sim {
         self.world.script.play(Call::Vm, work).await
     }
 
+    async fn list_vms(&self, range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        let work = async { Ok(self.world.vms(range)) };
+        self.world.script.play(Call::Vms, work).await
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -211,9 +184,23 @@ impl Adapter for Sim {
         self.world.script.play(Call::List, work).await
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let work = async { self.world.read(target) };
         self.world.script.play(Call::Read, work).await
+    }
+
+    async fn preview(&self, intent: &Intent, _by: Deadline) -> Result<Preview, AdapterError> {
+        let work = async { self.world.preview(intent) };
+        self.world.script.play(Call::Preview, work).await
     }
 
     /// Goes on when the caller goes away, as a request does that has reached a VM manager.

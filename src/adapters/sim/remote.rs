@@ -25,13 +25,18 @@ use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
-use crate::adapters::sim;
+use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::adapter::preview_from_reads;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::sim::Config;
+use crate::adapters::sim::simulation;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -41,6 +46,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::RequestKey;
 use crate::model::Target;
@@ -49,6 +55,8 @@ use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// Longest answer that is read.
@@ -157,7 +165,7 @@ impl Remote {
     pub fn new(config: &Config) -> Option<Self> {
         Some(Self {
             socket: config.simulator.clone()?,
-            capability: sim::capability(config),
+            capability: simulation::capability(config),
             recovery: config.recovery,
         })
     }
@@ -253,7 +261,7 @@ impl Adapter for Remote {
 
     /// `b<number of the operation>`, as in memory.
     fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        sim::mint_backup_id(key)
+        simulation::mint_backup_id(key)
     }
 
     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
@@ -265,9 +273,13 @@ impl Adapter for Remote {
 
     async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         match self.ask(&RemoteCall::Vm { vm }).await? {
-            RemoteAnswer::Here => Ok(sim::vm(vm)),
+            RemoteAnswer::Here => Ok(simulation::vm(vm)),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    async fn list_vms(&self, _range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
     }
 
     async fn list_backups(
@@ -286,12 +298,26 @@ impl Adapter for Remote {
         }
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let (vm, backup) = (&target.vm, &target.backup);
         match self.ask(&RemoteCall::Read { vm, backup }).await? {
             RemoteAnswer::Backup(held) => Ok(held.into()),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    /// By reads alone: the process over there is not asked what it would do.
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        preview_from_reads(self, intent, by).await
     }
 
     /// How long the log is.

@@ -200,3 +200,94 @@ async fn what_leaves_no_trace_is_not_found() {
         );
     }
 }
+
+/// What refuses the change first, by its plan.
+async fn planned(sim: &Sim, intent: &Intent, by: Deadline) -> Option<FaultKind> {
+    match sim.preview(intent, by).await {
+        Ok(preview) => preview.refused.first().map(|fault| fault.kind),
+        Err(error) => Some(error.fault.kind),
+    }
+}
+
+/// Over whatever a random history leaves: running tasks, protected backups, incomplete ones, and some that are gone.
+#[tokio::test]
+async fn plans_over_a_random_history_never_lie() {
+    let (sim, clock, vm, _, by) = bed().await;
+    let control = sim.control();
+    let mut seed = 0x005e_ed01_u64;
+    let mut next = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let (mut refused, mut done) = (0, 0);
+    let mut ids: Vec<String> = ["456", "457", "458", "none"].map(str::to_owned).to_vec();
+    for number in 1..600 {
+        clock.advance(Duration::from_millis(next(1500)));
+        if next(5) == 0 {
+            control.fail_next_task(FaultKind::BackendFailed);
+        }
+        let at = usize::try_from(next(u64::try_from(ids.len()).unwrap())).unwrap();
+        let target = Target {
+            vm: vm.clone(),
+            backup: BackupId::new(&ids[at]).unwrap(),
+        };
+        let found = sim.read_backup(&target, by).await.ok();
+        let identity = match (found, next(8)) {
+            (Some(backup), 1..) => backup.identity,
+            (Some(_) | None, _) => Identity::new("other".to_owned()),
+        };
+        let change = match next(8) {
+            0 | 1 => Change::Delete,
+            2 => Change::Update(crate::model::BackupPatch {
+                protected: crate::model::Patch::Set(next(2) == 0),
+                ..crate::model::BackupPatch::default()
+            }),
+            3 | 4 => {
+                let new = NewBackup {
+                    name: crate::model::BackupName::new(&format!("n{number}")).unwrap(),
+                    description: None,
+                    kind: None,
+                    tags: Vec::new(),
+                    protected: next(2) == 0,
+                };
+                let backup = sim.mint_backup_id(&new, key(number)).unwrap();
+                ids.push(backup.as_str().to_owned());
+                let target = Target {
+                    vm: vm.clone(),
+                    backup,
+                };
+                let create = Intent {
+                    target,
+                    identity: None,
+                    change: Change::Create(new),
+                };
+                drop(sim.begin(&create, key(number), None, by).await);
+                continue;
+            }
+            _ => Change::Restore(RestoreOptions::default()),
+        };
+        let intent = Intent {
+            target,
+            identity: Some(identity),
+            change,
+        };
+        let is_planned = !matches!(intent.change, Change::Update(_));
+        let planned = planned(&sim, &intent, by).await.filter(|_| is_planned);
+        let begun = sim.begin(&intent, key(number), None, by).await;
+        let found = begun.err().map(|error| error.fault.kind);
+        if is_planned {
+            assert_eq!(planned, found, "{number}: the plan lies: {intent:?}");
+            *if found.is_some() {
+                &mut refused
+            } else {
+                &mut done
+            } += 1;
+        }
+    }
+    assert!(
+        refused > 50 && done > 20,
+        "both happen: {refused} and {done}"
+    );
+}

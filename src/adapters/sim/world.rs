@@ -19,9 +19,11 @@ use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::Retry;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::no_preview;
+use crate::adapters::checks::Checks;
 use crate::adapters::layers::Script;
-use crate::adapters::sim;
 use crate::adapters::sim::Config;
+use crate::adapters::sim::simulation;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -33,15 +35,22 @@ use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Identity;
 use crate::model::Intent;
+use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
+use crate::model::PreviewDisk;
 use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
+use crate::model::SpaceNeeds;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
+use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 
@@ -91,6 +100,74 @@ struct SimBackup {
     backup: Backup,
     content: u64,
     whole: bool,
+}
+
+impl SimVm {
+    fn check_idle(&self) -> Result<(), AdapterError> {
+        if !self.busy {
+            return Ok(());
+        }
+        let mut busy = refused(
+            FaultKind::Busy,
+            public_text!("The VM is being backed up or restored. Try again later."),
+        );
+        busy.retry = Retry::Temporary;
+        Err(busy)
+    }
+
+    fn check_new(&self, id: &BackupId, new: &NewBackup) -> Result<(), AdapterError> {
+        if self.backups.contains_key(id) {
+            return Err(refused(
+                FaultKind::Conflict,
+                public_text!(
+                    "The VM already has another backup with this id. Submit the request again to get a new id."
+                ),
+            ));
+        }
+        if new.kind == Some(BackupKind::Incremental) {
+            return Err(refused(
+                FaultKind::Unsupported,
+                public_text!(
+                    "The simulator makes no incremental backups. Request a full backup or a snapshot."
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a name that another backup than `own` has.
+    fn check_name(&self, own: &BackupId, name: &BackupName) -> Result<(), AdapterError> {
+        let other =
+            |(id, stored): (&BackupId, &SimBackup)| id != own && stored.backup.name == *name;
+        if self.backups.iter().any(other) {
+            return Err(refused(
+                FaultKind::NameTaken,
+                public_text!("Another backup of the VM has this name. Choose another name."),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl SimBackup {
+    fn check_whole(&self) -> Result<(), AdapterError> {
+        if self.whole {
+            return Ok(());
+        }
+        let text =
+            public_text!("The backup is incomplete. Wait until it is complete, or delete it.");
+        Err(refused(FaultKind::NotReady, text))
+    }
+
+    fn check_unprotected(&self) -> Result<(), AdapterError> {
+        if !self.backup.protected {
+            return Ok(());
+        }
+        let text = public_text!(
+            "The backup is protected, so it was not deleted. Remove its protection first."
+        );
+        Err(refused(FaultKind::Protected, text))
+    }
 }
 
 #[derive(Debug)]
@@ -198,7 +275,7 @@ impl World {
         }
         Self {
             script: Script::default(),
-            capability: sim::capability(config),
+            capability: simulation::capability(config),
             recovery: config.recovery,
             clock,
             duration: config.duration,
@@ -258,10 +335,31 @@ impl World {
         self.write_state().fail_next = Some(kind);
     }
 
+    /// Adds a VM without backups, or removes one with its backups.
+    pub(super) fn set_vm(&self, vm: &VmId, exists: bool) {
+        let mut state = self.write_state();
+        if exists {
+            state.vms.entry(vm.clone()).or_default();
+        } else {
+            state.vms.remove(vm);
+        }
+    }
+
     pub(super) fn vm(&self, id: &VmId) -> Result<Vm, AdapterError> {
         let state = self.read_state();
         state.vms.get(id).ok_or_else(no_such_vm)?;
-        Ok(sim::vm(id))
+        Ok(simulation::vm(id))
+    }
+
+    /// One page of the VMs. A search in the map: the cost does not grow with the number of VMs.
+    pub(super) fn vms(&self, range: &VmRange) -> VmPage {
+        let state = self.read_state();
+        let from = range
+            .after
+            .as_ref()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = state.vms.range::<VmId, _>((from, Bound::Unbounded));
+        range.page_of(rest.map(|(id, _)| simulation::vm(id)))
     }
 
     pub(super) fn list(&self, vm: &VmId, page: &Page) -> Result<BackupPage, AdapterError> {
@@ -287,6 +385,36 @@ impl World {
             .ok_or_else(no_such_backup)
     }
 
+    /// What a restore or a delete would do.
+    pub(super) fn preview(&self, intent: &Intent) -> Result<Preview, AdapterError> {
+        match intent.verb() {
+            Verb::Restore | Verb::Delete => {}
+            Verb::Create | Verb::Update => return Err(no_preview()),
+        }
+        let mut checks = Checks::all();
+        let state = self.read_state();
+        let checked = state.check_intent(intent, &mut checks);
+        checked.map_err(|error| checks.end_with(error))?;
+        let vm = state.vms.get(&intent.target.vm).ok_or_else(no_such_vm)?;
+        let found = vm.backups.get(&intent.target.backup);
+        let found = found.ok_or_else(no_such_backup)?;
+        let all = vm.backups.values().filter(|stored| stored.whole);
+        let mut preview = Preview::new(simulation::vm(&intent.target.vm), found.backup.clone())
+            .with_newer(all.map(|stored| &stored.backup));
+        preview.refused = checks.into_refused();
+        if intent.verb() == Verb::Restore {
+            preview.overwrites = vec![PreviewDisk {
+                disk: "disk0".to_owned(),
+                size: Some(SIZE),
+            }];
+            preview.needs = Some(SpaceNeeds {
+                bytes: Some(SIZE),
+                free: None,
+            });
+        }
+        Ok(preview)
+    }
+
     pub(super) fn begin(
         &self,
         intent: &Intent,
@@ -300,7 +428,7 @@ impl World {
                 Some(TaskEnd::Failed(_) | TaskEnd::Cancelled) | None => task_outcome(number),
             };
         }
-        state.check_intent(intent)?;
+        state.check_intent(intent, &mut Checks::until_first())?;
         let mut job = SimJob {
             target: intent.target.clone(),
             change: intent.change.clone(),
@@ -462,47 +590,14 @@ impl SimState {
         }
     }
 
-    /// Whether the intent can be carried out now.
-    fn check_intent(&self, intent: &Intent) -> Result<(), AdapterError> {
+    /// Everything that would refuse the intent now.
+    fn check_intent(&self, intent: &Intent, checks: &mut Checks) -> Result<(), AdapterError> {
         let vm = self.vms.get(&intent.target.vm).ok_or_else(no_such_vm)?;
-        let refuse_duplicate_name = |name: &BackupName| {
-            let other = |(id, stored): (&BackupId, &SimBackup)| {
-                *id != intent.target.backup && stored.backup.name == *name
-            };
-            if vm.backups.iter().any(other) {
-                return Err(refused(
-                    FaultKind::NameTaken,
-                    public_text!("Another backup of the VM has this name. Choose another name."),
-                ));
-            }
-            Ok(())
-        };
-        if vm.busy {
-            let mut busy = refused(
-                FaultKind::Busy,
-                public_text!("The VM is being backed up or restored. Try again later."),
-            );
-            busy.retry = Retry::Temporary;
-            return Err(busy);
-        }
+        checks.record(vm.check_idle())?;
         if let Change::Create(new) = &intent.change {
-            if vm.backups.contains_key(&intent.target.backup) {
-                return Err(refused(
-                    FaultKind::Conflict,
-                    public_text!(
-                        "The VM already has another backup with this id. Submit the request again to get a new id."
-                    ),
-                ));
-            }
-            if new.kind == Some(BackupKind::Incremental) {
-                return Err(refused(
-                    FaultKind::Unsupported,
-                    public_text!(
-                        "The simulator makes no incremental backups. Request a full backup or a snapshot."
-                    ),
-                ));
-            }
-            return refuse_duplicate_name(&new.name);
+            checks.record(vm.check_new(&intent.target.backup, new))?;
+            checks.record(vm.check_name(&intent.target.backup, &new.name))?;
+            return Ok(());
         }
         let found = vm
             .backups
@@ -511,22 +606,19 @@ impl SimState {
         if intent.identity.as_ref() != Some(&found.backup.identity) {
             return Err(no_such_backup());
         }
-        if !found.whole {
-            return Err(refused(
-                FaultKind::NotReady,
-                public_text!("The backup is incomplete. Wait until it is complete, or delete it."),
-            ));
-        }
+        checks.record(found.check_whole())?;
         match &intent.change {
-            Change::Delete if found.backup.protected => Err(refused(
-                FaultKind::Protected,
-                public_text!(
-                    "The backup is protected, so it was not deleted. Remove its protection first."
-                ),
-            )),
-            Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), refuse_duplicate_name),
-            Change::Create(_) | Change::Delete | Change::Restore(_) => Ok(()),
+            Change::Delete => {
+                checks.record(found.check_unprotected())?;
+            }
+            Change::Update(patch) => {
+                if let Some(name) = &patch.name {
+                    checks.record(vm.check_name(&intent.target.backup, name))?;
+                }
+            }
+            Change::Create(_) | Change::Restore(_) => {}
         }
+        Ok(())
     }
 
     /// Shows that a task has begun.

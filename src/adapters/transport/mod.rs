@@ -27,6 +27,7 @@ pub use server::ClientFiles;
 pub use server::Server;
 pub use server::ServerError;
 pub use server::ServerTrust;
+pub use server_url::ServerOrigin;
 pub use server_url::ServerUrl;
 pub use server_url::UrlError;
 pub(crate) use shown_certificate::read_shown_fingerprint;

@@ -15,6 +15,36 @@ pub enum ServerUrl {
     Https(String, Vec<String>),
 }
 
+/// A server that is reached over the network, by the part of its URL before the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerOrigin {
+    /// `http://127.0.0.1:port`: an address of this machine.
+    Loopback(SocketAddr),
+    /// `https://host:port`: host and port.
+    Https(String),
+}
+
+impl ServerOrigin {
+    /// From what stands before and behind `://` in a URL, without the path.
+    ///
+    /// # Errors
+    /// [`UrlError::Form`] for another scheme or a malformed authority, [`UrlError::Plaintext`] for HTTP to another machine.
+    pub fn parse(scheme: &str, authority: &str) -> Result<Self, UrlError> {
+        // User names are refused: the HTTP client would send them as credentials.
+        if !is_authority(authority) {
+            return Err(UrlError::Form);
+        }
+        match scheme {
+            "https" => Ok(Self::Https(authority.to_owned())),
+            "http" => {
+                let address = parse_loopback(authority);
+                address.map(Self::Loopback).ok_or(UrlError::Plaintext)
+            }
+            _ => Err(UrlError::Form),
+        }
+    }
+}
+
 /// Why a URL cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
@@ -42,24 +72,21 @@ impl ServerUrl {
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let segments: Vec<&str> = path.split('/').filter(|_| !path.is_empty()).collect();
-        // User names, queries and escapes are refused: each would mean something else to the HTTP client.
-        if !is_authority(authority) || !segments.iter().all(|segment| is_segment(segment)) {
+        // Queries and escapes are refused: each would mean something else to the HTTP client.
+        if !segments.iter().all(|segment| is_segment(segment)) {
             return Err(UrlError::Form);
         }
         let segments = segments.into_iter().map(str::to_owned).collect();
-        match scheme {
-            "https" => Ok(Self::Https(authority.to_owned(), segments)),
-            "http" => match parse_loopback(authority) {
-                Some(address) => Ok(Self::Loopback(address, segments)),
-                None => Err(UrlError::Plaintext),
-            },
-            _ => Err(UrlError::Form),
-        }
+        Ok(match ServerOrigin::parse(scheme, authority)? {
+            ServerOrigin::Loopback(address) => Self::Loopback(address, segments),
+            ServerOrigin::Https(authority) => Self::Https(authority, segments),
+        })
     }
 }
 
 fn is_authority(text: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    // Underscores are in no host name of the DNS, but in those of many private networks.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
     !text.is_empty() && text.bytes().all(is_plain)
 }
 
@@ -105,6 +132,7 @@ mod tests {
             ),
             ("https://lab.example:8443", https("lab.example:8443", &[])),
             ("https://[::1]:8443/", https("[::1]:8443", &[])),
+            ("https://vmm_1:8443", https("vmm_1:8443", &[])),
             (
                 "https://lab.example/cloud/v1",
                 https("lab.example", &["cloud", "v1"]),

@@ -15,7 +15,7 @@ declare_table! { "limits", false, "Sizes and times of requests and connections."
     HEADER_COUNT: Integer = "header_count", integer(limits::HEADER_COUNT, 16, 1000), Reload, "Most header fields.";
     WAIT: DurationValue = "wait", duration(limits::WAIT, 0, 600), Reload, "Longest `Prefer: wait` that is honoured.";
     STREAM: DurationValue = "stream", duration(limits::STREAM, 1, 3600), Reload,
-        "Longest event stream of one Status; the client then reconnects.";
+        "Longest event stream; the client then reconnects.";
     WAITERS: Integer = "waiters", integer(limits::WAITERS, 0, 1_000_000), Reload,
         "Most requests that wait at once, including event streams.";
     CONNECTIONS: Integer = "connections", integer(limits::CONNECTIONS, 1, 1_000_000), Restart, "Most connections at once.";

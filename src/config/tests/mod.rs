@@ -18,6 +18,7 @@ use crate::config::load;
 use crate::gate;
 use crate::listener;
 use crate::model::PrincipalName;
+use crate::model::Timestamp;
 use crate::operations;
 
 const HASH: &str = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa";
@@ -108,6 +109,75 @@ fn single_errors_have_these_words() {
     for (name, text, expected) in rows {
         assert_eq!(load_text(text).unwrap_err(), expected, "{name}");
     }
+}
+
+#[test]
+fn allowed_origins_are_exact_and_each_error_has_a_hint() {
+    let text = |origins: &str| {
+        format!("[server]\nallowed_origins = [{origins}]\n[operations]\nstore = \"s\"\n")
+    };
+    let form = "write http:// or https://, a host and optionally a port, without a path or a trailing slash";
+    let rows = [
+        (
+            "\"*\"",
+            "\"*\" would allow pages of every site",
+            "name each origin",
+        ),
+        (
+            "\"https://*.example\"",
+            "would allow pages of every site",
+            "name each origin",
+        ),
+        (
+            "\"null\"",
+            "\"null\" is the origin that every page can have",
+            "name each origin",
+        ),
+        (
+            "\"https://a.example/\"",
+            "\"https://a.example/\" is not an origin",
+            form,
+        ),
+        ("\"a.example\"", "\"a.example\" is not an origin", form),
+        (
+            "\"https://a.example\", \"https://A.example:443\"",
+            "duplicate origin \"https://A.example:443\"",
+            "remove one",
+        ),
+    ];
+    for (origins, what, hint) in rows {
+        let found = load_text(&text(origins)).unwrap_err();
+        assert!(
+            found.contains("server.allowed_origins["),
+            "{origins}: {found}"
+        );
+        assert!(
+            found.contains(what) && found.contains(hint),
+            "{origins}: {found}"
+        );
+    }
+    let found = load_text(&text("\"https://a.example\", \"http://b.example:8080\"")).unwrap();
+    let origins: Vec<String> = found
+        .gate
+        .allowed_origins
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        origins,
+        ["https://a.example", "http://b.example:8080"],
+        "in order"
+    );
+    let warned = crate::config::warnings(&found, Timestamp::default());
+    let about = warned
+        .iter()
+        .filter(|line| line.starts_with("server.allowed_origins"));
+    let about: Vec<_> = about.collect();
+    assert_eq!(about.len(), 1, "{warned:?}");
+    assert!(
+        about[0].contains("http://b.example:8080 are not encrypted"),
+        "{about:?}"
+    );
 }
 
 #[test]

@@ -8,60 +8,31 @@ use crate::gate::wire;
 use crate::model::Action;
 use crate::model::BackendName;
 use crate::model::Backup;
-use crate::model::Page;
+use crate::model::BackupId;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
+use crate::model::BackupVisibility;
 use crate::model::VmId;
 use crate::model::limits;
 
-/// Backups that the caller may see, and whether there are more of these.
-pub(super) struct VisibleBackups {
-    pub(super) backups: Vec<Backup>,
-    pub(super) has_more: bool,
-}
-
-/// The first page of a list that is read without parameters.
-pub(super) const FIRST_PAGE: Page = Page {
-    after: None,
-    limit: limits::PAGE,
-};
-
-/// One page of what the caller may see. Its length and its cursor reveal nothing of backups that the caller may not see,
-/// so pages of the backend are read until this one is full.
+/// What the caller may see of the backups that a query selects. Neither the length of a page nor the count reveals anything of
+/// other backups.
 pub(super) async fn visible_backups(
     services: &Services,
     caller: &AuthenticatedCaller,
     backend: &BackendName,
     vm: &VmId,
-    mut page: Page,
-) -> Result<VisibleBackups, Refusal> {
-    let deadline = services.read_deadline();
-    let limit = usize::from(page.limit);
-    let mut backups = Vec::new();
-    loop {
-        let found = services
-            .operations
-            .backups(backend, vm, &page, deadline)
-            .await?;
-        page.after = found.backups.last().map(|backup| backup.id.clone());
-        for backup in found.backups {
-            let allowed = caller.rights.actions_on_backup(vm, &backup.id);
-            if !allowed.contains(Action::Read) {
-                continue;
-            }
-            if backups.len() == limit {
-                return Ok(VisibleBackups {
-                    backups,
-                    has_more: true,
-                });
-            }
-            backups.push(backup);
-        }
-        if !found.more || page.after.is_none() {
-            return Ok(VisibleBackups {
-                backups,
-                has_more: false,
-            });
-        }
+    mut query: BackupQuery,
+) -> Result<BackupSelection, Refusal> {
+    if !caller.rights.allows_on_all_backups(vm, Action::Read) {
+        let (rights, vm) = (caller.rights.clone(), vm.clone());
+        let may_read =
+            move |backup: &BackupId| rights.actions_on_backup(&vm, backup).contains(Action::Read);
+        query.filter.visible = Some(BackupVisibility::new(may_read));
     }
+    let deadline = services.read_deadline();
+    let found = services.operations.backups(backend, vm, &query, deadline);
+    Ok(found.await?)
 }
 
 /// The entity tag of the list that this caller reads without parameters.
@@ -71,8 +42,8 @@ pub(super) async fn list_tag(
     backend: &BackendName,
     vm: &VmId,
 ) -> Result<String, Refusal> {
-    let found = visible_backups(services, caller, backend, vm, FIRST_PAGE).await?;
-    let bytes = wire::backups(services.public_url(), vm, &found.backups);
+    let found = visible_backups(services, caller, backend, vm, BackupQuery::default()).await?;
+    let bytes = wire::backups(services.public_url(), vm, &found.backups, None);
     Ok(conditional::entity_tag(&bytes))
 }
 
@@ -83,19 +54,19 @@ pub(super) async fn all_backups(
     vm: &VmId,
 ) -> Result<Vec<Backup>, Refusal> {
     let deadline = services.read_deadline();
-    let mut page = Page {
-        after: None,
+    let mut query = BackupQuery {
         limit: limits::PAGE_MAX,
+        ..BackupQuery::default()
     };
-    let mut all = Vec::new();
+    let mut all: Vec<Backup> = Vec::new();
     loop {
         let found = services
             .operations
-            .backups(backend, vm, &page, deadline)
+            .backups(backend, vm, &query, deadline)
             .await?;
-        page.after = found.backups.last().map(|backup| backup.id.clone());
         all.extend(found.backups);
-        if !found.more || page.after.is_none() {
+        query.after = all.last().map(|last| query.order.key.position_of(last));
+        if !found.more || query.after.is_none() {
             return Ok(all);
         }
     }

@@ -17,6 +17,7 @@ use crate::gate::handlers::accepted::respond_joined;
 use crate::gate::handlers::current_state::Conditions;
 use crate::gate::handlers::current_state::check_list_conditions;
 use crate::gate::handlers::current_state::check_name_is_free;
+use crate::gate::handlers::current_state::check_plan;
 use crate::gate::handlers::current_state::read_current_backup;
 use crate::gate::handlers::idempotency::KeyLookup;
 use crate::gate::handlers::idempotency::look_up_key;
@@ -58,9 +59,7 @@ use crate::model::VmId;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Capability;
-use crate::operations::ListQuery;
 use crate::operations::Origin;
-use crate::operations::Selector;
 use crate::operations::Submission;
 use crate::public_text;
 
@@ -79,6 +78,13 @@ enum Subject {
     Existing(Target, Permit),
     /// A new backup of this VM. Its permit for these actions follows once its id is known.
     New(VmId, ActionSet),
+}
+
+/// A backup that exists, the proof that the caller may change it, and the plan that must still be right.
+struct ExistingBackup<'a> {
+    target: Target,
+    permit: Permit,
+    plan: Option<&'a str>,
 }
 
 /// A change that the current state allows.
@@ -112,6 +118,7 @@ pub(in crate::gate) async fn change(
     let capability = services.operations.capability(authorized.backend);
     let described = describe_change(request, verb, capability.as_deref(), encoding, &bytes)?;
     report.note(|entry| entry.note.clone_from(&described.note));
+    let plan = required_plan(request, verb)?;
     let subject = find_subject(authorized, route, described.needed)?;
     let scope = || key_scope(verb, &subject);
     let idempotency = match look_up_key(services, request, scope, &bytes).await? {
@@ -126,7 +133,12 @@ pub(in crate::gate) async fn change(
             judge_create(services, authorized, capability, (vm, needed), new, report).await?
         }
         (Subject::Existing(target, permit), change) => {
-            judge_existing(services, authorized, capability, target, permit, change).await?
+            let existing = ExistingBackup {
+                target,
+                permit,
+                plan,
+            };
+            judge_existing(services, authorized, capability, existing, change).await?
         }
         // The table of routes has only creates on lists.
         (Subject::New(..), Change::Update(_) | Change::Delete | Change::Restore(_)) => {
@@ -148,7 +160,7 @@ pub(in crate::gate) async fn change(
 }
 
 /// Checks the type and the presence of the body by its headers.
-fn check_body_headers(
+pub(super) fn check_body_headers(
     request: &AuthenticatedRequest<'_>,
     body: &IncomingBody<'_>,
 ) -> Result<Option<BodyEncoding>, Refusal> {
@@ -176,7 +188,8 @@ fn check_body_headers(
     }
 }
 
-async fn read_expected_body(
+/// The body, as far as the request is expected to have one.
+pub(super) async fn read_expected_body(
     request: &AuthenticatedRequest<'_>,
     encoding: Option<BodyEncoding>,
     body: &mut IncomingBody<'_>,
@@ -281,9 +294,16 @@ fn find_subject(
             }
             Ok(Subject::New(vm, needed))
         }
-        Route::BackUp | Route::Vm(_) | Route::Statuses | Route::Versions => {
-            Err(Refusal::from(Code::NoSuchRoute))
-        }
+        Route::Plan(_)
+        | Route::BackUp
+        | Route::Vms
+        | Route::Vm(_)
+        | Route::Capabilities(_)
+        | Route::Permissions
+        | Route::Statuses
+        | Route::Versions
+        | Route::Document
+        | Route::Root => Err(Refusal::from(Code::NoSuchRoute)),
     }
 }
 
@@ -304,33 +324,41 @@ async fn judge_existing(
     services: &Services,
     authorized: &AuthorizedRequest<'_>,
     capability: Option<&Capability>,
-    target: Target,
-    permit: Permit,
+    existing: ExistingBackup<'_>,
     change: Change,
 ) -> Result<Verdict, Refusal> {
+    let target = existing.target;
     if matches!(change, Change::Delete)
-        && let Some(running) = find_running_delete(services, &target).await?
+        // Deviation D16: a repeated delete is answered with the Status of the first, whatever has become of the backup.
+        && let Some(running) = services
+            .operations
+            .find_running_delete(authorized.backend, &target)
     {
-        check_repeated_delete(services, authorized, &target).await?;
+        check_repeated_delete(services, authorized, &target, existing.plan).await?;
         return Ok(Verdict::Join(running));
     }
-    let (current, conditions) = read_current_backup(services, authorized, &target).await?;
-    check_state(&change, &current)?;
-    if let Change::Update(patch) = &change
+    let (current, mut conditions) = read_current_backup(services, authorized, &target).await?;
+    let intent = Intent {
+        target,
+        identity: Some(current.identity.clone()),
+        change,
+    };
+    if let Some(plan) = existing.plan {
+        let unchanged = check_plan(services, authorized, &intent, plan).await?;
+        conditions.preconditions.push(unchanged);
+    }
+    check_state(&intent.change, &current)?;
+    if let Change::Update(patch) = &intent.change
         && let Some(name) = patch.name.as_ref().filter(|name| **name != current.name)
     {
-        let (backend, own) = (authorized.backend, Some(&target.backup));
-        check_name_is_free(services, backend, &target.vm, name, own).await?;
+        let (backend, own) = (authorized.backend, Some(&intent.target.backup));
+        check_name_is_free(services, backend, &intent.target.vm, name, own).await?;
     }
-    check_capability(services, capability, change.verb())?;
+    check_capability(services, capability, intent.verb())?;
     Ok(Verdict::Submit(Box::new(JudgedChange {
-        permit,
+        permit: existing.permit,
         seq: services.operations.reserve(),
-        intent: Intent {
-            target,
-            identity: Some(current.identity),
-            change,
-        },
+        intent,
         conditions,
     })))
 }
@@ -377,7 +405,7 @@ async fn judge_create(
 }
 
 /// Whether the state of the backup allows the change.
-fn check_state(change: &Change, current: &Backup) -> Result<(), Refusal> {
+pub(super) fn check_state(change: &Change, current: &Backup) -> Result<(), Refusal> {
     let is_creating = current.state == BackupState::Creating;
     match change {
         Change::Create(_) => Ok(()),
@@ -401,7 +429,7 @@ fn check_state(change: &Change, current: &Backup) -> Result<(), Refusal> {
 }
 
 /// Refuses what the backend cannot do, and every change while nothing can be made durable.
-fn check_capability<'a>(
+pub(super) fn check_capability<'a>(
     services: &Services,
     capability: Option<&'a Capability>,
     verb: Verb,
@@ -416,32 +444,18 @@ fn check_capability<'a>(
     Ok(capability)
 }
 
-/// Deviation D16: a repeated delete is answered with the Status of the first, whatever has become of the backup.
-async fn find_running_delete(
-    services: &Services,
-    target: &Target,
-) -> Result<Option<Arc<Operation>>, Refusal> {
-    let query = ListQuery {
-        principal: None,
-        selector: Selector {
-            verb: Some(Verb::Delete),
-            vm: Some(target.vm.clone()),
-            backup: Some(target.backup.clone()),
-        },
-        before: None,
-        unfinished: Some(true),
-        limit: 1,
-    };
-    Ok(services.operations.list(&query).await?.into_iter().next())
-}
-
 /// Checks the conditions of a repeated delete. The first one changed the backup, so no tag can match any more: not even the
 /// one of what is still read while the backend has not shown the delete yet.
 async fn check_repeated_delete(
     services: &Services,
     authorized: &AuthorizedRequest<'_>,
     target: &Target,
+    plan: Option<&str>,
 ) -> Result<(), Refusal> {
+    // A plan was made before the first delete, which changed what it was about.
+    if plan.is_some() {
+        return Err(Refusal::from(Code::PlanStale));
+    }
     if !conditional::is_conditional(authorized.request.headers()) {
         return Ok(());
     }
@@ -485,13 +499,14 @@ async fn submit(
             client: request.received.client.address,
         },
     };
+    let stale = stale_code(&submission.preconditions);
     let accepted = services.operations.accept(judged.permit, submission).await;
     let accepted = accepted.map_err(|error| match &error {
         AcceptError::Busy(other) => busy(caller, other),
+        AcceptError::PreconditionFailed => Refusal::from(stale),
         AcceptError::NotPermitted
         | AcceptError::NoSuchBackend
         | AcceptError::KeyReused(_)
-        | AcceptError::PreconditionFailed
         | AcceptError::VmQueueFull
         | AcceptError::QueueFull
         | AcceptError::Backend(_)
@@ -512,6 +527,38 @@ async fn submit(
             respond_accepted(services, request, media, operation, report).await
         }
     })
+}
+
+/// The plan that the caller looked at. It is of a restore or a delete: a condition that nothing checks must not seem to hold.
+fn required_plan<'a>(
+    request: &'a AuthenticatedRequest<'_>,
+    verb: Verb,
+) -> Result<Option<&'a str>, Refusal> {
+    let plan = conditional::required_plan(request.headers())?;
+    match verb {
+        Verb::Create | Verb::Update if plan.is_some() => {
+            let text = public_text!(
+                "The If-Plan header applies to restores and deletes only; nothing was changed."
+            );
+            Err(Refusal::says(Code::InvalidParameter, text).on("If-Plan"))
+        }
+        Verb::Create | Verb::Update | Verb::Delete | Verb::Restore => Ok(plan),
+    }
+}
+
+/// The code when another change came between the check of these and the acceptance.
+fn stale_code(preconditions: &[Precondition]) -> Code {
+    let is_plan = |precondition: &Precondition| match precondition {
+        Precondition::PlanUnchanged(_) => true,
+        Precondition::BackupUnchanged(_)
+        | Precondition::BackupPresent
+        | Precondition::ListUnchanged(_) => false,
+    };
+    if preconditions.iter().all(is_plan) {
+        Code::PlanStale
+    } else {
+        Code::PreconditionFailed
+    }
 }
 
 /// Names the operation that the VM is busy with to those who may see it.

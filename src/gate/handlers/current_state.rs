@@ -13,9 +13,13 @@ use crate::gate::services::Services;
 use crate::gate::wire;
 use crate::model::BackendName;
 use crate::model::Backup;
+use crate::model::BackupFilter;
 use crate::model::BackupId;
 use crate::model::BackupName;
+use crate::model::BackupQuery;
 use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::NameFilter;
 use crate::model::Precondition;
 use crate::model::Target;
 use crate::model::Version;
@@ -77,6 +81,34 @@ fn check_backup_conditions(
     })
 }
 
+/// The condition that a plan made now would be the one that the caller looked at.
+pub(super) async fn check_plan(
+    services: &Services,
+    authorized: &AuthorizedRequest<'_>,
+    intent: &Intent,
+    plan: &str,
+) -> Result<Precondition, Refusal> {
+    let deadline = services.read_deadline();
+    let forecast = services
+        .operations
+        .preview(authorized.backend, intent, deadline)
+        .await;
+    let forecast = forecast.map_err(|fault| {
+        if matches!(fault.kind, FaultKind::NoSuchBackup | FaultKind::NoSuchVm) {
+            // It was there a moment ago.
+            Refusal::from(Code::PlanStale)
+        } else {
+            Refusal::from(fault)
+        }
+    })?;
+    let found = forecast.preview.fingerprint(&intent.change);
+    if found.to_string() == plan {
+        Ok(Precondition::PlanUnchanged(found))
+    } else {
+        Err(Refusal::from(Code::PlanStale))
+    }
+}
+
 /// The conditions of a create, which are about the list of the VM's backups as it is read without parameters.
 pub(super) async fn check_list_conditions(
     services: &Services,
@@ -112,10 +144,23 @@ pub(super) async fn check_name_is_free(
     name: &BackupName,
     own: Option<&BackupId>,
 ) -> Result<(), Refusal> {
-    let all = all_backups(services, backend, vm).await?;
-    let is_taken = |backup: &Backup| backup.name == *name && Some(&backup.id) != own;
-    if all.iter().any(is_taken) {
-        return Err(Refusal::from(Code::NameTaken).on("name"));
+    let query = BackupQuery {
+        filter: BackupFilter {
+            name: Some(NameFilter::Exact(name.as_str().to_owned())),
+            hidden: own.into_iter().cloned().collect(),
+            ..BackupFilter::default()
+        },
+        limit: 1,
+        ..BackupQuery::default()
+    };
+    let deadline = services.read_deadline();
+    let taken = services
+        .operations
+        .backups(backend, vm, &query, deadline)
+        .await?;
+    if taken.backups.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::from(Code::NameTaken).on("name"))
     }
-    Ok(())
 }

@@ -1,44 +1,21 @@
-//! Reads: a backup, the backups of a VM, a VM, the versions.
+//! Reads: a backup, the backups of a VM, a VM.
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header;
 
 use crate::gate::conditional;
-use crate::gate::config::Config;
-use crate::gate::handlers::backup_list::FIRST_PAGE;
 use crate::gate::handlers::backup_list::visible_backups;
-use crate::gate::links;
-use crate::gate::negotiate;
-use crate::gate::refusal::Code;
+use crate::gate::handlers::backup_query::ListedBackups;
 use crate::gate::refusal::Refusal;
 use crate::gate::request_body::IncomingBody;
 use crate::gate::request_context::AuthorizedRequest;
-use crate::gate::request_context::ReceivedRequest;
-use crate::gate::request_target::page_limit;
-use crate::gate::request_target::query_parameter;
 use crate::gate::response_draft::ResponseDraft;
-use crate::gate::route::Endpoint;
 use crate::gate::services::Services;
 use crate::gate::wire;
-use crate::model::BackupId;
-use crate::model::Page;
+use crate::model::BackupQuery;
 use crate::model::Target;
 use crate::model::VmId;
-
-/// The versions, which need no credentials.
-pub(in crate::gate) async fn read_versions(
-    received: &ReceivedRequest<'_>,
-    endpoint: &Endpoint,
-    config: &Config,
-    body: &mut IncomingBody<'_>,
-) -> Result<ResponseDraft, Refusal> {
-    let headers = received.head.headers;
-    let media = negotiate::choose_media_type(headers, endpoint.response, received.is_strict)?;
-    body.skip().await?;
-    let versions = wire::versions(&config.specification.supported);
-    Ok(ResponseDraft::read(media, versions))
-}
 
 pub(in crate::gate) async fn read_backup(
     services: &Services,
@@ -67,21 +44,14 @@ pub(in crate::gate) async fn list_backups(
     let request = authorized.request;
     let media = request.media_type()?;
     body.skip().await?;
-    let limit = page_limit(request.query)?;
-    let after = query_parameter(request.query, "after")?;
-    let after = after.map(|id| BackupId::new(&id)).transpose();
-    let after =
-        after.map_err(|error| Refusal::invalid_text(Code::InvalidParameter, "after", &error))?;
-    let page = Page { after, limit };
-    let found = visible_backups(services, request.caller, authorized.backend, vm, page).await?;
-    let bytes = wire::backups(services.public_url(), vm, &found.backups);
+    let listed = ListedBackups::parse(request.query, vm, request.received.is_strict)?;
+    let query = listed.query.clone();
+    let found = visible_backups(services, request.caller, authorized.backend, vm, query).await?;
+    let bytes = wire::backups(services.public_url(), vm, &found.backups, found.count);
     let tag = conditional::entity_tag(&bytes);
     let mut draft = conditional_response(request.headers(), media, bytes, &tag)?;
-    if let Some(last) = found.backups.last().filter(|_| found.has_more) {
-        let path = links::vm("", vm);
-        let after = links::encoded(last.id.as_str());
-        let next = format!("<{path}/backups?limit={limit}&after={after}>; rel=\"next\"");
-        draft.set(header::LINK, &next);
+    if let Some(last) = found.backups.last().filter(|_| found.more) {
+        draft.set(header::LINK, &listed.next_link(last));
     }
     Ok(draft)
 }
@@ -98,7 +68,14 @@ pub(in crate::gate) async fn read_vm(
     body.skip().await?;
     let deadline = services.read_deadline();
     let found = services.operations.vm(backend, vm, deadline).await?;
-    let visible = visible_backups(services, request.caller, backend, vm, FIRST_PAGE).await?;
+    let visible = visible_backups(
+        services,
+        request.caller,
+        backend,
+        vm,
+        BackupQuery::default(),
+    )
+    .await?;
     let bytes = wire::vm(services.public_url(), &found, &visible.backups);
     let tag = conditional::entity_tag(&bytes);
     conditional_response(request.headers(), media, bytes, &tag)

@@ -18,7 +18,21 @@ pub(super) struct StatusQuery {
     pub(super) verb: Option<VerbParameter>,
     pub(super) vm: Option<VmId>,
     pub(super) backup: Option<BackupId>,
+    /// Whether there is a parameter that only lists have.
+    asks_for_list: bool,
 }
+
+/// Parameters by which `b` is a filter of a list, and not the form of the source that names one Status.
+const ONLY_OF_LISTS: [&str; 8] = [
+    "state",
+    "principal",
+    "since",
+    "before",
+    "sort",
+    "limit",
+    "cursor",
+    "count",
+];
 
 /// The value of `op`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +58,16 @@ impl StatusQuery {
             verb: query_parameter(query, "op")?.map(|word| parse_verb(&word)),
             vm: vm.transpose().map_err(|error| invalid("vm", &error))?,
             backup: backup.map_err(|error| invalid(name, &error))?,
+            asks_for_list: query.split('&').any(|pair| {
+                let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+                ONLY_OF_LISTS.contains(&name)
+            }),
         })
     }
 
     /// Whether one operation is meant, not a list.
     pub(super) const fn names_one(&self) -> bool {
-        self.seq.is_some() || self.backup.is_some()
+        self.seq.is_some() || (self.backup.is_some() && !self.asks_for_list)
     }
 
     pub(super) fn matches(&self, operation: &Operation) -> bool {

@@ -1,4 +1,4 @@
-//! Statuses: one by its number or by the source's forms without one, and lists of the caller's own.
+//! Statuses: one by its number or by the source's forms without one, and lists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::conditional;
 use crate::gate::handlers::events;
 use crate::gate::handlers::operation_access::may_see;
+use crate::gate::handlers::operation_access::visibility_for;
 use crate::gate::handlers::read::conditional_response;
+use crate::gate::handlers::status_list::list_statuses;
 use crate::gate::handlers::status_query::StatusQuery;
-use crate::gate::handlers::status_query::operation_number;
 use crate::gate::handlers::waiting::wait_for_operation;
 use crate::gate::header_names::PREFERENCE_APPLIED;
 use crate::gate::header_names::RETRY_SOON;
-use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::negotiate::Representation;
 use crate::gate::refusal::Code;
@@ -23,7 +23,6 @@ use crate::gate::refusal::Refusal;
 use crate::gate::request_body::IncomingBody;
 use crate::gate::request_context::AuthenticatedRequest;
 use crate::gate::request_report::RequestReport;
-use crate::gate::request_target::page_limit;
 use crate::gate::response_draft::ResponseDraft;
 use crate::gate::services::Services;
 use crate::gate::wire;
@@ -31,6 +30,7 @@ use crate::model::Action;
 use crate::model::Operation;
 use crate::model::limits;
 use crate::operations::ListQuery;
+use crate::operations::ListStart;
 use crate::operations::WaitFor;
 
 pub(in crate::gate) async fn read_statuses(
@@ -97,67 +97,32 @@ async fn find_newest(
     caller: &AuthenticatedCaller,
     query: &StatusQuery,
 ) -> Result<Option<Arc<Operation>>, Refusal> {
-    // Callers who observe nothing see their own operations only; the store finds those faster.
     let observes = caller.rights.allows_anywhere(Action::Observe);
-    let list = ListQuery {
+    let mut list = ListQuery {
+        // Callers who observe nothing see their own operations only.
         principal: (!observes).then(|| caller.principal.name.clone()),
         selector: query.selector()?,
-        before: None,
-        unfinished: None,
+        visible: visibility_for(caller, !observes),
         limit: limits::PAGE_MAX,
+        ..ListQuery::default()
     };
-    let all = services.operations.list(&list).await?;
-    let mut visible = all
-        .into_iter()
-        .filter(|operation| may_see(caller, operation));
-    let newest = visible.next();
-    let vm = newest.as_ref().map(|newest| newest.target().vm.clone());
-    if visible.any(|operation| Some(&operation.target().vm) != vm.as_ref()) {
-        return Err(Refusal::from(Code::AmbiguousStatus).on("vm"));
+    let mut newest: Option<Arc<Operation>> = None;
+    // Pages may be short or empty where most operations on the backup are not what is looked for.
+    for _ in 0..=limits::LIST_SEARCH_MAX / limits::LIST_WORK_MAX {
+        let page = services.operations.list(&list).await?;
+        let is_full = page.operations.len() >= usize::from(limits::PAGE_MAX);
+        for operation in page.operations {
+            let first = newest.get_or_insert_with(|| Arc::clone(&operation));
+            if first.target().vm != operation.target().vm {
+                return Err(Refusal::from(Code::AmbiguousStatus).on("vm"));
+            }
+        }
+        list.start = page.next.map(ListStart::After);
+        if is_full || list.start.is_none() {
+            break;
+        }
     }
     Ok(newest)
-}
-
-/// The caller's own operations, newest first.
-async fn list_statuses(
-    services: &Services,
-    request: &AuthenticatedRequest<'_>,
-    query: &StatusQuery,
-    media: &'static str,
-) -> Result<ResponseDraft, Refusal> {
-    let caller = request.caller;
-    let limit = page_limit(request.query)?;
-    let list = ListQuery {
-        principal: Some(caller.principal.name.clone()),
-        selector: query.selector()?,
-        before: operation_number(request.query, "before")?,
-        unfinished: None,
-        limit,
-    };
-    let found = services.operations.list(&list).await?;
-    let visible = found.iter().map(|operation| &**operation);
-    let visible = visible.filter(|operation| may_see(caller, operation));
-    let mut draft = ResponseDraft::read(media, wire::statuses(visible));
-    // A full page may be the last one; the next is empty then.
-    if let Some(last) = found.last().filter(|_| found.len() >= usize::from(limit)) {
-        draft.set(header::LINK, &next_link(&list, last));
-    }
-    Ok(draft)
-}
-
-/// The value of `Link` that leads to the page after `last`.
-fn next_link(list: &ListQuery, last: &Operation) -> String {
-    let mut next = format!("</statuses?limit={}&before={}", list.limit, last.seq);
-    if let Some(verb) = list.selector.verb {
-        next.push_str("&op=");
-        next.push_str(links::op(verb));
-    }
-    if let Some(vm) = &list.selector.vm {
-        next.push_str("&vm=");
-        next.extend(links::encoded(vm.as_str()));
-    }
-    next.push_str(">; rel=\"next\"");
-    next
 }
 
 /// Holds back the answer about an unfinished operation as the caller prefers: without `If-None-Match` until its end, with it

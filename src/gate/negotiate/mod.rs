@@ -21,10 +21,16 @@ pub(super) const STATUS: &str = "application/vnd.com.sun.cloud.Status+json";
 pub(super) const STATUSES: &str = "application/vnd.com.sun.cloud.Statuses+json";
 pub(super) const VERSION: &str = "application/vnd.com.sun.cloud.common.Version+json";
 pub(super) const MESSAGES: &str = "application/vnd.com.sun.cloud.common.Messages+json";
+pub(super) const VMS: &str = "application/vnd.snapgate.Vms+json";
+pub(super) const CAPABILITIES: &str = "application/vnd.snapgate.Capabilities+json";
+pub(super) const PERMISSIONS: &str = "application/vnd.snapgate.Permissions+json";
+pub(super) const PAGE: &str = "text/html; charset=utf-8";
+pub(super) const PLAN: &str = "application/vnd.snapgate.Plan+json";
 pub(super) const EVENTS: &str = "text/event-stream";
 pub(super) const PROBLEM: &str = "application/problem+json";
 pub(super) const JSON: &str = "application/json";
 const BACKUP_SLIP: &str = "application/vnd.com.sun.Backup.VM+json";
+const HTML: &str = "text/html";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A type that can be sent, with other types whose mention asks for it too.
@@ -42,6 +48,8 @@ pub(super) enum Representation {
     Change,
     /// A Status that is read, once or as a stream of events.
     Status,
+    /// A page for people.
+    Page,
     /// Anything else, in a type of its own.
     Own(&'static str),
 }
@@ -60,6 +68,7 @@ pub(super) fn choose_media_type(
         (Representation::Change, false) => (STATUS, &[BACKUP, VM, MESSAGES]),
         (Representation::Change, true) => (STATUS, &[MESSAGES]),
         (Representation::Status, _) => (STATUS, &[]),
+        (Representation::Page, _) => (HTML, &[]),
         (Representation::Own(own), _) => (own, &[]),
     };
     let json = MediaOffer {
@@ -70,6 +79,12 @@ pub(super) fn choose_media_type(
     let own = MediaOffer { sent, aliases };
     // Deviation D21. Only a range that names the type exactly asks for a stream: `text/*` does not.
     let is_named = || ranges.iter().any(|range| range.fits(EVENTS) == Some(2));
+    if reply == Representation::Page {
+        let page = best(&ranges, &[own]).map(|_html| PAGE);
+        return page.ok_or_else(|| {
+            Refusal::from(Code::NotAcceptable).hint(public_text!("Accept {HTML}."))
+        });
+    }
     let chosen = if reply == Representation::Status && is_named() {
         let events = MediaOffer {
             sent: EVENTS,

@@ -62,11 +62,11 @@ impl HeaderEdit {
             http::Version::HTTP_2 => "2 snapgate",
             _ => "1.1 snapgate",
         };
-        let via = match head.headers.get(header::VIA).map(HeaderValue::to_str) {
-            Some(Ok(before)) => HeaderValue::try_from(format!("{before}, {via}")),
-            Some(Err(_)) | None => Ok(HeaderValue::from_static(via)),
-        };
-        add(header::VIA, via);
+        // A list, which may be spread over several fields.
+        let before = head.headers.get_all(header::VIA).iter();
+        let mut vias: Vec<&str> = before.filter_map(|value| value.to_str().ok()).collect();
+        vias.push(via);
+        add(header::VIA, HeaderValue::try_from(vias.join(", ")));
         add(REQUEST_ID, HeaderValue::from_str(request.as_str()));
         if let AuthorizationRule::Set(value) = &route.authorization {
             set.push((header::AUTHORIZATION, value.clone()));

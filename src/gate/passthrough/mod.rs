@@ -28,4 +28,5 @@ pub use route::PoolId;
 
 pub(super) use prepared::PassThroughOrigin;
 pub(super) use prepared::ROUTE_NAME;
+pub(super) use prepared::asks_for_websocket;
 pub(super) use route_table::PassThroughRoutes;

@@ -7,6 +7,9 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 
 use crate::gate::route::ROUTES;
+use crate::gate::route::Reservation;
+use crate::gate::route::RouteKind;
+use crate::gate::route::RouteSpec;
 
 /// How often a path is decoded to see what a chain of careless servers would make of it.
 const DECODINGS_MAX: usize = 4;
@@ -35,7 +38,7 @@ impl PathPrefix {
         if !path.is_empty() && !is_plain(path) {
             return Err("has empty or dot segments");
         }
-        let normalized = NormalizedPath::from_path(path).filter(|path| !path.is_reserved());
+        let normalized = NormalizedPath::from_path(path).filter(|path| !path.is_reserved_prefix());
         let normalized =
             normalized.ok_or("is a path of this API, which is never passed through")?;
         Ok(Self {
@@ -116,8 +119,18 @@ impl NormalizedPath {
         self.0.split('/').skip(1)
     }
 
-    /// Whether it is a path of this API.
+    /// Whether requests for it are for this API.
     pub(super) fn is_reserved(&self) -> bool {
+        self.is_own(|reservation| reservation != Reservation::None)
+    }
+
+    /// Whether no pass-through route may have it as its prefix.
+    fn is_reserved_prefix(&self) -> bool {
+        self.is_own(|reservation| reservation == Reservation::Always)
+    }
+
+    /// Whether it is a path of this API, of the routes that count.
+    fn is_own(&self, counts: impl Fn(Reservation) -> bool) -> bool {
         // Whatever stands between: an upstream may drop or insert segments.
         let mut words = self.words();
         let is_backup = words.next() == Some("vms") && words.any(|word| word == "backups");
@@ -127,20 +140,24 @@ impl NormalizedPath {
                 .get(1..)
                 .is_some_and(|rest| rest.starts_with(first))
         };
-        let mut like = ROUTES.iter().filter(|route| begins(route.template));
-        is_backup || like.any(|route| self.is_within(route.template))
+        let mut like = ROUTES
+            .iter()
+            .filter(|route| counts(route.reservation()) && begins(route.template));
+        is_backup || like.any(|route| self.is_within(route))
     }
 
-    /// Whether the segments fit the template; below it too, unless it ends with an identifier.
-    fn is_within(&self, template: &str) -> bool {
+    /// Whether the segments fit the template; below it too, unless it ends with an identifier or a list of what is below it.
+    fn is_within(&self, route: &RouteSpec) -> bool {
         let mut words = self.words();
         let mut exact = false;
-        for wanted in template.split('/').filter(|part| !part.is_empty()) {
+        for wanted in route.template.split('/').filter(|part| !part.is_empty()) {
             exact = wanted.starts_with('{');
             if !words.next().is_some_and(|word| exact || word == wanted) {
                 return false;
             }
         }
+        // Below a VM or the list of VMs an upstream may have paths of its own.
+        let exact = exact || route.kind == RouteKind::Vms;
         !exact || words.next().is_none()
     }
 }

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use http::Method;
 use http::header;
 
+use crate::gate::cross_site::readable_by;
 use crate::gate::handled_request::HandledRequest;
 use crate::gate::header_names::REQUEST_ID;
 use crate::gate::limiter::AdmittedRequest;
@@ -49,6 +50,8 @@ pub struct PassThrough {
     pub upgrade: bool,
     /// What the client accepts, for an answer of the gateway's own.
     accept: Vec<HeaderValue>,
+    /// The allowed origin whose pages may read an answer of the gateway's own.
+    readable_by: Option<HeaderValue>,
     /// The slot among the concurrent requests, held as long as any copy of this lives.
     _admitted: Arc<AdmittedRequest>,
 }
@@ -62,6 +65,8 @@ pub(in crate::gate) struct PassThroughOrigin {
     pub(in crate::gate) admitted: AdmittedRequest,
     /// `http` or `https`: how clients reach the gateway.
     pub(in crate::gate) scheme: &'static str,
+    /// The allowed origin whose pages may read an answer of the gateway's own.
+    pub(in crate::gate) readable_by: Option<HeaderValue>,
 }
 
 impl PassThrough {
@@ -102,6 +107,7 @@ impl PassThrough {
             target,
             upgrade: route.upgrade && asks_for_websocket(head),
             accept: accept.cloned().collect(),
+            readable_by: origin.readable_by,
             _admitted: Arc::new(origin.admitted),
             route,
         })
@@ -109,7 +115,7 @@ impl PassThrough {
 }
 
 /// Whether the client asks for a WebSocket (RFC 6455 section 4.1): with `Connection: upgrade`, and without a body.
-fn asks_for_websocket(head: &RequestHead<'_>) -> bool {
+pub(in crate::gate) fn asks_for_websocket(head: &RequestHead<'_>) -> bool {
     let field = |name| head.headers.get_all(name).iter();
     let mut upgrades = field(header::UPGRADE);
     let is_websocket = upgrades
@@ -146,6 +152,10 @@ pub fn pass_through_failure(pass: &PassThrough, code: Code) -> HandledRequest {
     let length = HeaderValue::from(draft.body.len());
     draft.headers.insert(header::CONTENT_LENGTH, length);
     draft.set(REQUEST_ID, pass.request.as_str());
+    if let Some(origin) = &pass.readable_by {
+        readable_by(&mut draft.headers, origin);
+        draft.fix(header::VARY, "Origin");
+    }
     let is_head = method == Method::HEAD;
     let mut response = http::Response::new(if is_head { Bytes::new() } else { draft.body });
     *response.status_mut() = draft.status;

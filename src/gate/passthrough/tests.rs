@@ -5,6 +5,9 @@ use super::paths::*;
 #[test]
 fn no_spelling_of_our_own_paths_is_passed_on() {
     let rows = [
+        "/vms",
+        "/vms/",
+        "/vms/1/capabilities",
         "/vms/1/backups/456",
         "/vms/1/backups",
         "/vms/1/backups/",
@@ -81,8 +84,8 @@ fn no_spelling_of_our_own_paths_is_passed_on() {
 fn other_paths_are_not_ours() {
     let rows = [
         "/",
-        "/vms",
-        "/vms/",
+        "/permissions",
+        "/openapi.json",
         "/vms/1/console",
         "/vms/1/snapshots/2",
         "/api/vms/1/backups/456",
@@ -197,5 +200,25 @@ fn simple_paths_are_folded_as_others_are() {
             NormalizedPath::from_path(encoded),
         );
         assert_eq!(one, two, "{simple} and {encoded}");
+    }
+}
+
+#[test]
+fn prefixes_that_were_possible_before_there_was_a_list_of_vms_still_are() {
+    let rows = [
+        ("/", true),
+        ("/vms", true),
+        ("/vms/", true),
+        ("/vms/1/console", true),
+        ("/vms/1/capabilities", true),
+        ("/permissions", true),
+        ("/openapi.json", true),
+        ("/vms/1", false),
+        ("/vms/1/backups", false),
+        ("/statuses", false),
+        ("/versions", false),
+    ];
+    for (prefix, expected) in rows {
+        assert_eq!(PathPrefix::new(prefix).is_ok(), expected, "{prefix}");
     }
 }

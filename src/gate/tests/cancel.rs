@@ -113,9 +113,9 @@ async fn a_busy_refusal_links_the_operation_for_callers_who_may_see_it() {
         mine.actions = mine.actions.with(crate::model::Action::Restore);
     });
     {
-        let mut state = rig.fake.0.lock().unwrap();
+        let mut state = rig.operations.state();
         let running = state.operations.first().cloned().unwrap();
-        state.refuse = Some(crate::operations::AcceptError::Busy(running));
+        state.accept_error = Some(crate::operations::AcceptError::Busy(running));
     }
     for (who, expected) in [("ann", URI), ("reader", "")] {
         let found = rig.send(&RESTORE.replace("ann", who)).await;

@@ -31,7 +31,7 @@ async fn entity_tag(rig: &Rig, path: &str) -> String {
 
 /// The preconditions of the newest operation.
 fn kept(rig: &Rig) -> Vec<Precondition> {
-    let state = rig.fake.0.lock().unwrap();
+    let state = rig.operations.state();
     let last = state.operations.last();
     last.map(|submission| submission.preconditions.clone())
         .unwrap_or_default()
@@ -59,7 +59,7 @@ async fn a_condition_is_kept_with_the_operation() {
                 other => panic!("{verb}{fields}: {other:?}"),
             };
             assert_eq!(found, expected, "{verb}{fields}");
-            rig.fake.0.lock().unwrap().operations.clear();
+            rig.operations.state().operations.clear();
         }
     }
 }
@@ -69,7 +69,7 @@ async fn a_condition_on_a_backup_that_is_gone_fails() {
     for (verb, head, body) in changes() {
         let rig = Rig::new();
         let tag = entity_tag(&rig, B).await;
-        rig.fake.0.lock().unwrap().backups.clear();
+        rig.operations.state().backups.clear();
         let rows = [
             ("", "NoSuchBackup"),
             (&format!("\nIf-Match: {tag}"), "PreconditionFailed"),
@@ -166,7 +166,7 @@ async fn stopping_an_operation_may_depend_on_its_tag() {
     let begun = rig.send(&format!("POST {B}/restore\nas: ann\nv")).await;
     let uri = header(&begun, "location").to_owned();
     let old = entity_tag(&rig, &uri).await;
-    rig.fake.change(1, Phase::Running, 10);
+    rig.change_operation(1, Phase::Running, 10);
     let stop = |tag: &str| format!("DELETE {uri}\nas: ann\nIf-Match: {tag}");
     let found = rig.send(&stop(&old)).await;
     assert_eq!(found.refusal, Some("PreconditionFailed"), "it has changed");
@@ -235,7 +235,7 @@ async fn codings_and_parts_of_bodies_are_refused() {
             let request = body.replace("$FIELDS", &format!("\n{fields}"));
             let found = rig.send(&request).await;
             assert_eq!(found.refusal, expected, "{request}");
-            let accepted = rig.fake.0.lock().unwrap().operations.len();
+            let accepted = rig.operations.state().operations.len();
             assert_eq!(accepted, usize::from(expected.is_none()), "{request}");
             if expected == Some("UnsupportedMediaType") {
                 assert_eq!(header(&found, "accept-encoding"), "identity", "{request}");

@@ -17,7 +17,7 @@ const GET: &str = "GET /statuses?seq=1\nas: ann\nAccept: text/event-stream";
 /// A gate with one accepted operation, over a service that keeps those who wait.
 async fn rig() -> Rig {
     let rig = Rig::new();
-    rig.fake.0.lock().unwrap().patient = true;
+    rig.operations.state().waits_for_changes = true;
     assert_eq!(status(&rig.send(RESTORE).await), 202, "accepted");
     rig
 }
@@ -70,7 +70,7 @@ async fn a_stream_has_every_change_and_ends_with_the_status() {
         "the present"
     );
     assert_eq!(waiters(&rig), "1", "one waits");
-    rig.fake.change(1, Phase::Running, 40);
+    rig.change_operation(1, Phase::Running, 40);
     let (id, shown) = event(&text(pieces.next().await));
     assert_eq!(
         (id.as_str(), &shown["progress"]),
@@ -80,7 +80,7 @@ async fn a_stream_has_every_change_and_ends_with_the_status() {
     assert_eq!(shown["state"], "RUNNING", "a whole Status");
     let (woken, ()) = tokio::join!(pieces.next(), async {
         tokio::task::yield_now().await;
-        rig.fake.change(1, Phase::Succeeded, 100);
+        rig.change_operation(1, Phase::Succeeded, 100);
     });
     let (id, shown) = event(&text(woken));
     assert_eq!(
@@ -101,8 +101,8 @@ async fn a_stream_has_every_change_and_ends_with_the_status() {
 #[tokio::test]
 async fn a_client_that_was_away_takes_up_where_it_was() {
     let rig = rig().await;
-    rig.fake.change(1, Phase::Submitting, 0);
-    rig.fake.change(1, Phase::Running, 7);
+    rig.change_operation(1, Phase::Submitting, 0);
+    rig.change_operation(1, Phase::Running, 7);
     // Last-Event-ID, what comes at once
     let rows = [
         (None, Some("1-3")),

@@ -122,7 +122,7 @@ async fn a_rate_by_address_goes_by_the_client_behind_the_proxy() {
 async fn concurrent_requests_are_bounded_and_waiting_ones_take_no_slot() {
     let mut rig = rig();
     rig.reload(|rig| rig.rates.principal_concurrent = 1);
-    rig.fake.0.lock().unwrap().patient = true;
+    rig.operations.state().waits_for_changes = true;
     let request = "DELETE /vms/33333/backups/456\nas: ann\nv";
     let uri = header(&rig.send(request).await, "location").to_owned();
     let poll = format!("GET {uri}\nas: ann\nPrefer: wait=10");

@@ -3,14 +3,16 @@
 mod bearer;
 mod cancel;
 mod conditions;
+mod cross_site;
 mod denials;
+mod discovery;
 mod events;
-mod fake;
 mod limits;
 mod names;
 mod openapi;
 mod passthrough;
 mod pipeline;
+mod plans;
 mod prefer;
 mod rig;
 mod tokens;

@@ -103,6 +103,6 @@ async fn bad_preferences_keys_cursors_and_event_ids_are_named() {
             assert_eq!(named, field, "{request:?}: field");
         }
     }
-    let accepted = rig.fake.0.lock().unwrap().operations.len();
+    let accepted = rig.operations.state().operations.len();
     assert_eq!(accepted, 0, "nothing was accepted");
 }

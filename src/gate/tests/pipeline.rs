@@ -1,21 +1,24 @@
 //! The source's examples, every refusal, the order of checks, and what only shows in the whole walk.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gate::authn::VERIFIED;
-use crate::gate::tests::fake::backup;
-use crate::gate::tests::fake::target;
 use crate::gate::tests::rig::Rig;
+use crate::gate::tests::rig::backup;
 use crate::gate::tests::rig::header;
 use crate::gate::tests::rig::json;
 use crate::gate::tests::rig::status;
+use crate::gate::tests::rig::target;
 use crate::gate::*;
 use crate::model::BackupState;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::operations::AcceptError;
+use crate::operations::Capability;
 use crate::operations::StoreFault;
+use crate::operations::memory_operations::full_capability;
 
 const B: &str = "/vms/33333/backups/456";
 const TAGS: &str = "\n\n{\"tags\":[\"foo\",\"bar\"]}";
@@ -25,7 +28,7 @@ const PUT: &str = "PUT /vms/33333/backups/456\nas: ann\nv\nContent-Type: applica
 #[tokio::test]
 async fn the_examples_of_the_source_work_as_written() {
     let rig = Rig::new();
-    rig.fake.0.lock().unwrap().quick = true;
+    rig.operations.state().ends_when_awaited = true;
     let get = "GET /vms/33333/backups/456\nas: ann\nAccept: application/vnd.com.sun.cloud.Backup+json\nX-Cloud-Client-Specification-Version: 0.1";
     let found = rig.send(get).await;
     assert_eq!(status(&found), 200, "GET");
@@ -157,10 +160,19 @@ async fn creates_are_taken_on_three_paths_and_found_by_their_status() {
         2,
         "a page"
     );
+    let next = header(&list, "link");
+    assert!(
+        next.starts_with("</statuses?limit=2&cursor="),
+        "next: {next}"
+    );
+    let old = rig.send("GET /statuses?limit=2&before=2\nas: ann").await;
+    let next = next.split(['<', '>']).nth(1).unwrap();
+    let next = rig.send(&format!("GET {next}\nas: ann")).await;
+    assert_eq!(json(&next), json(&old), "the cursor of the first edition");
     assert_eq!(
-        header(&list, "link"),
-        "</statuses?limit=2&before=2>; rel=\"next\"",
-        "next"
+        json(&old)["statuses"][0]["status_uri"],
+        "/statuses?op=back_up&vm=33333&b=new-1&seq=1",
+        "behind number 2"
     );
     let bare = rig.send("GET /statuses?op=BACK_UP&b=new-2\nas: ann").await;
     assert_eq!(
@@ -345,7 +357,7 @@ async fn invalid_requests_are_refused_and_the_earlier_check_wins() {
         seen.insert(*expected);
     }
     assert!(
-        rig.fake.0.lock().unwrap().operations.is_empty(),
+        rig.operations.state().operations.is_empty(),
         "nothing was accepted"
     );
     seen.extend(faults().await);
@@ -367,7 +379,7 @@ async fn faults() -> BTreeSet<&'static str> {
     let mut seen = BTreeSet::new();
     for kind in FaultKind::ALL {
         let rig = Rig::new();
-        rig.fake.0.lock().unwrap().fault =
+        rig.operations.state().read_fault =
             Some(Fault::new(kind, crate::model::PublicText::default()));
         seen.insert(code(&rig, &format!("GET {B}\nas: ann\nv")).await);
     }
@@ -381,7 +393,7 @@ async fn faults() -> BTreeSet<&'static str> {
     let delete = format!("DELETE {B}\nas: ann\nv");
     for (error, expected) in accepts {
         let rig = Rig::new();
-        rig.fake.0.lock().unwrap().refuse = Some(error);
+        rig.operations.state().accept_error = Some(error);
         let found = rig.send(&delete).await;
         assert_eq!(found.refusal, Some(expected), "from accepting");
         assert_eq!(
@@ -409,7 +421,7 @@ async fn states() -> BTreeSet<&'static str> {
     let delete = format!("DELETE {B}\nas: ann\nv");
     let rig = Rig::new();
     let change = |work: &dyn Fn(&mut crate::model::Backup)| {
-        let mut all = rig.fake.0.lock().unwrap();
+        let mut all = rig.operations.state();
         work(all.backups.get_mut(&target("33333", "456")).unwrap());
     };
     change(&|backup| backup.protected = true);
@@ -434,13 +446,16 @@ async fn states() -> BTreeSet<&'static str> {
     );
     let third = code(&rig, &format!("{keyed}\n\n{{\"tags\":[]}}")).await;
     assert_eq!(third, "IdempotencyKeyReused", "another body");
-    rig.fake.0.lock().unwrap().not_ready = true;
+    rig.operations.state().is_ready = false;
     assert_eq!(
         code(&rig, &format!("{PUT}{TAGS}")).await,
         "StoreUnavailable",
         "not ready"
     );
-    rig.fake.0.lock().unwrap().unable = true;
+    rig.operations.state().capability = Arc::new(Capability {
+        update: None,
+        ..full_capability()
+    });
     assert_eq!(
         code(&rig, &format!("{PUT}{TAGS}")).await,
         "Unsupported",
@@ -611,10 +626,8 @@ async fn passwords_are_verified_once_and_unknown_names_cost_as_much() {
 async fn lists_show_only_what_may_be_read_and_never_name_the_rest() {
     let mut rig = Rig::new();
     for id in ["a1", "b1", "a2", "b2", "a3"] {
-        rig.fake
-            .0
-            .lock()
-            .unwrap()
+        rig.operations
+            .state()
             .backups
             .insert(target("33333", id), backup(id, id));
     }
@@ -624,18 +637,23 @@ async fn lists_show_only_what_may_be_read_and_never_name_the_rest() {
     let first = rig
         .send("GET /vms/33333/backups?limit=2\nas: reader\nv")
         .await;
-    assert_eq!(
-        header(&first, "link"),
-        "</vms/33333/backups?limit=2&after=a2>; rel=\"next\"",
-        "next"
-    );
-    let rest = rig
-        .send("GET /vms/33333/backups?limit=2&after=a2\nas: reader\nv")
+    let next = header(&first, "link");
+    let next = next
+        .strip_prefix('<')
+        .and_then(|next| next.split('>').next());
+    let next = next.unwrap_or_default();
+    for path in [next, "/vms/33333/backups?limit=2&after=a2"] {
+        let rest = rig.send(&format!("GET {path}\nas: reader\nv")).await;
+        let rest_ids = json(&rest)["backups"].as_array().unwrap().len();
+        assert_eq!(rest_ids, 1, "only a3: {path}");
+        assert_eq!(header(&rest, "link"), "", "and no more: {path}");
+    }
+    let counted = rig
+        .send("GET /vms/33333/backups?limit=2&count=true\nas: reader\nv")
         .await;
     assert_eq!(
-        json(&rest)["backups"].as_array().unwrap().len(),
-        1,
-        "only a3"
+        json(&counted)["count"],
+        3,
+        "what cannot be seen is not counted"
     );
-    assert_eq!(header(&rest, "link"), "", "and no more");
 }

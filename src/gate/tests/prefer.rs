@@ -16,7 +16,7 @@ const B: &str = "/vms/33333/backups/456";
 #[tokio::test]
 async fn waiting_is_capped_bounded_and_reported() {
     let mut rig = Rig::new();
-    rig.fake.0.lock().unwrap().quick = true;
+    rig.operations.state().ends_when_awaited = true;
     let restore = format!("POST {B}/restore\nas: ann\nv");
     let found = rig.send(&restore).await;
     assert_eq!(json(&found)["progress"], 0, "no wait was requested");
@@ -74,7 +74,7 @@ async fn a_wait_is_for_the_end_and_with_a_tag_for_the_next_change() {
     ];
     for (name, method, selector, tag, expected, code) in rows {
         let rig = Rig::new();
-        rig.fake.0.lock().unwrap().patient = true;
+        rig.operations.state().waits_for_changes = true;
         rig.send(&format!("POST {B}/restore\nas: ann\nv")).await;
         let tag = tag.map_or_else(String::new, |tag| format!("\nIf-None-Match: {tag}"));
         let request = format!("{method} /statuses?{selector}\nas: ann\nPrefer: wait=40{tag}");
@@ -83,7 +83,7 @@ async fn a_wait_is_for_the_end_and_with_a_tag_for_the_next_change() {
         let mut found = at_once(asked.as_mut()).await;
         for phase in [Phase::Running, Phase::Succeeded] {
             if found.is_none() {
-                rig.fake.change(1, phase, 40);
+                rig.change_operation(1, phase, 40);
                 found = at_once(asked.as_mut()).await;
             }
         }
@@ -101,9 +101,9 @@ async fn a_wait_is_for_the_end_and_with_a_tag_for_the_next_change() {
 async fn the_answer_to_a_cancellation_waits_for_the_end_too() {
     let rig = Rig::new();
     {
-        let mut state = rig.fake.0.lock().unwrap();
-        state.patient = true;
-        state.slow_to_cancel = true;
+        let mut state = rig.operations.state();
+        state.waits_for_changes = true;
+        state.cancels_later = true;
     }
     rig.send(&format!("POST {B}/restore\nas: ann\nv")).await;
     let cancel = "DELETE /statuses?seq=1\nas: ann";
@@ -113,7 +113,7 @@ async fn the_answer_to_a_cancellation_waits_for_the_end_too() {
     let asked = rig.send(&request);
     tokio::pin!(asked);
     assert!(at_once(asked.as_mut()).await.is_none(), "held");
-    rig.fake.change(1, Phase::Cancelled, 0);
+    rig.change_operation(1, Phase::Cancelled, 0);
     let found = at_once(asked.as_mut()).await.expect("answered at the end");
     assert_eq!(status(&found), 202, "as every change");
     assert_eq!(json(&found)["state"], "CANCELLED", "the end");

@@ -1,4 +1,4 @@
-//! A gate over the fake service, and requests written as text.
+//! A gate over operations in memory, and requests written as text.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,22 +13,29 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 
-use crate::gate::tests::fake::Fake;
-use crate::gate::tests::fake::backup;
-use crate::gate::tests::fake::target;
 use crate::gate::*;
 use crate::model::Action;
 use crate::model::BackendName;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupName;
 use crate::model::CertificateName;
+use crate::model::OperationSeq;
 use crate::model::Pattern;
+use crate::model::Phase;
 use crate::model::PrincipalName;
+use crate::model::Target;
 use crate::model::Timestamp;
+use crate::model::VmId;
+use crate::operations::memory_operations::MemoryOperations;
+use crate::operations::memory_operations::MemoryState;
+use crate::operations::memory_operations::sample_backup;
 use crate::runtime::ManualClock;
 use crate::telemetry::Metrics;
 
 pub(super) struct Rig {
     pub(super) gate: Gate,
-    pub(super) fake: Arc<Fake>,
+    pub(super) operations: Arc<MemoryOperations>,
     pub(super) clock: Arc<ManualClock>,
     pub(super) shared: Arc<ProcessState>,
     pub(super) config: Config,
@@ -53,6 +60,17 @@ impl Body for Text {
     }
 }
 
+pub(super) fn target(vm: &str, backup: &str) -> Target {
+    Target {
+        vm: VmId::new(vm).unwrap(),
+        backup: BackupId::new(backup).unwrap(),
+    }
+}
+
+pub(super) fn backup(id: &str, name: &str) -> Backup {
+    sample_backup(BackupId::new(id).unwrap(), BackupName::new(name).unwrap())
+}
+
 fn config() -> Config {
     let user = |password: &str| User {
         password: PasswordHash::new(bcrypt::hash(password, 4).unwrap()).unwrap(),
@@ -71,6 +89,7 @@ fn config() -> Config {
         ["ann", "reader", "stranger", "shield"].map(|user_name| (name(user_name), user("pw")));
     Config {
         public_url: PublicUrl::new("http://example.com").unwrap(),
+        allowed_origins: Vec::new(),
         specification: Specification::default(),
         trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {
@@ -102,18 +121,17 @@ impl Rig {
     }
 
     pub(super) fn with(config: Config) -> Self {
-        let fake = Arc::new(Fake::default());
+        let mut state = MemoryState::default();
         for vm in ["33333", "333333"] {
-            let mut all = fake.0.lock().unwrap();
-            all.backups
-                .insert(target(vm, "456"), backup("456", "web01_YYYYMMDD"));
+            state.add_vm(&VmId::new(vm).unwrap(), [backup("456", "web01_YYYYMMDD")]);
         }
+        let operations = Arc::new(MemoryOperations::new(state));
         let shared = ProcessState::new([1; 32]);
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(5_000)));
-        let gate = Self::gate(config.clone(), &fake, &clock, &shared);
+        let gate = Self::gate(config.clone(), &operations, &clock, &shared);
         Self {
             gate,
-            fake,
+            operations,
             clock,
             shared,
             config,
@@ -125,18 +143,31 @@ impl Rig {
     pub(super) fn reload(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
         let config = self.config.clone();
-        self.gate = Self::gate(config, &self.fake, &self.clock, &self.shared);
+        self.gate = Self::gate(config, &self.operations, &self.clock, &self.shared);
     }
 
     fn gate(
         config: Config,
-        fake: &Arc<Fake>,
+        operations: &Arc<MemoryOperations>,
         clock: &Arc<ManualClock>,
         shared: &Arc<ProcessState>,
     ) -> Gate {
-        let (fake, clock) = (Arc::clone(fake), Arc::clone(clock));
+        let operations = Arc::<MemoryOperations>::clone(operations);
         let metrics = Metrics::new().unwrap();
-        Gate::new(config, fake, clock, metrics, Arc::clone(shared))
+        Gate::new(
+            config,
+            operations,
+            Arc::<ManualClock>::clone(clock),
+            metrics,
+            Arc::clone(shared),
+        )
+    }
+
+    /// Changes the operation of this number and wakes those who wait for it.
+    pub(super) fn change_operation(&self, seq: u64, phase: Phase, percent: u8) {
+        let seq = OperationSeq::new(seq).unwrap();
+        let is_known = self.operations.change_operation(seq, phase, percent);
+        assert!(is_known, "no operation {seq}");
     }
 
     /// `request` is `METHOD target`, then headers as lines, then perhaps an empty line and a body.

@@ -113,6 +113,7 @@ impl ForwardedRequest {
         &mut self,
         mut context: ForwardContext<'_>,
     ) -> pingora::Result<()> {
+        // Ends: `handle_failure` allows one retry, and only before anything was sent to the client.
         loop {
             self.choose_upstream(context.upstreams, context.clock.instant())?;
             let Err(error) = self.forward_once(&mut context).await else {
@@ -127,15 +128,19 @@ impl ForwardedRequest {
     }
 
     async fn forward_once(&mut self, context: &mut ForwardContext<'_>) -> pingora::Result<()> {
+        // Encoded before a connection is taken, so that a head that cannot be forwarded costs none.
         let request = self.encode_head(context.session.req_header())?;
         let mut upstream = self.send_request(&request, context).await?;
         while self.forward_response_head(&mut upstream, context).await? {}
+        // A response without a body still has to be ended, or the client would wait for it.
         let mut ended = upstream.is_body_done();
         if ended {
             write_piece(context.session, Bytes::new(), true).await?;
         }
         while !ended {
             let piece = tokio::select! {
+                // The upstream first: what it has sent is delivered even if the client's side closed at the same
+                // moment.
                 biased;
                 piece = upstream.read_body_bytes() => piece.map_err(|error| error.into_up())?,
                 error = client_disconnected(context.session) => return Err(error),
@@ -155,6 +160,7 @@ impl ForwardedRequest {
     fn encode_head(&self, head: &RequestHeader) -> pingora::Result<Vec<u8>> {
         let pass = &self.pass;
         let target = pass.target.as_bytes();
+        // Written as it is into the request line: a space or a line end in it would begin another request.
         if !target.iter().all(u8::is_ascii_graphic) {
             return Error::e_explain(
                 ErrorType::HTTPStatus(400),
@@ -168,6 +174,7 @@ impl ForwardedRequest {
             let label = self.upstream_label().unwrap_or_default();
             text.add([b"Host: ", label.as_bytes(), b"\r\n", b""]);
         }
+        // `Connection` speaks of the client's connection, not of this one (RFC 9110 section 7.6.1).
         let is_left_out = |name: &HeaderName| {
             *name == header::CONNECTION
                 || (own && *name == header::HOST)
@@ -200,8 +207,10 @@ impl ForwardedRequest {
                 made.map_err(|error| error.into_up())?
             }
         };
+        // Kept connections as well: so no path can forget the check, and it costs one comparison.
         self.check_connection(stream.get_ssl_digest().as_deref())?;
         let timeouts = &self.lease()?.pool.config.timeouts;
+        // One write for the whole head, so that it leaves in one packet.
         let writing = async {
             stream.write_all(request).await?;
             stream.flush().await

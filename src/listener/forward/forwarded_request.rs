@@ -1,6 +1,5 @@
 //! Follows one forwarded request: selection of the upstream, rewriting of heads, retries and refusals.
 
-use std::borrow::Cow;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -32,6 +31,7 @@ use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::pool::UpstreamLease;
 use crate::listener::forward::response_head;
 use crate::listener::forward::upstreams::Upstreams;
+use crate::listener::upstream_date::valid_date;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -85,8 +85,10 @@ impl ForwardedRequest {
         upstreams: &Upstreams,
         now: Instant,
     ) -> pingora::Result<()> {
+        // Dropped before another is chosen: the count of requests in flight must not include this one twice.
         let failed = self.lease.take().map(|lease| lease.index);
         self.tries = self.tries.saturating_add(1);
+        // A retry sends the body from its beginning, so its time and size are counted anew.
         self.body = BodyProgress::default();
         let pool = upstreams.pool(self.pass.route.pool);
         let Some(lease) = pool.and_then(|pool| pool.select(failed)) else {
@@ -127,6 +129,7 @@ impl ForwardedRequest {
 
     /// Keeps a connection to the selected upstream for the next request.
     pub(super) fn keep_connection(&self, stream: Stream, now: Instant) {
+        // The pool of a configuration that is gone would keep the connection until it times out, and never use it.
         let Some(lease) = self.lease.as_ref().filter(|lease| !lease.pool.is_retired()) else {
             return;
         };
@@ -163,6 +166,7 @@ impl ForwardedRequest {
             )
         })?;
         request.set_uri(target);
+        // Collected first: the map cannot be changed while it is read.
         let dropped: Vec<HeaderName> = request
             .headers
             .keys()
@@ -172,6 +176,7 @@ impl ForwardedRequest {
         for name in dropped {
             request.remove_header(&name);
         }
+        // After the removals, so that a field of the gateway's own is never one that a client sent.
         for (name, value) in &pass.edit.set {
             request.insert_header(name.clone(), value.clone())?;
         }
@@ -182,6 +187,8 @@ impl ForwardedRequest {
             request.remove_header(&header::EXPECT);
         }
         let own = pass.route.host == HostRule::Upstream;
+        // HTTP/2 has `:authority` instead of Host, and HTTP/1.0 may have neither. HTTP/1.1 requires one (RFC 9112
+        // section 3.2).
         if own || !request.headers.contains_key(header::HOST) {
             let label = self.upstream_label().unwrap_or_default();
             request.insert_header(header::HOST, label)?;
@@ -198,6 +205,7 @@ impl ForwardedRequest {
         now: Instant,
     ) -> pingora::Result<()> {
         drop_empty_end(body, end);
+        // After an upgrade the bytes belong to another protocol, of which the limits for bodies say nothing.
         if upgraded {
             return Ok(());
         }
@@ -207,12 +215,14 @@ impl ForwardedRequest {
         count.bytes = count
             .bytes
             .saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        // From the first piece: a client that waits for a 100 sends nothing for a while.
         let began = *count.began.get_or_insert(now);
         if count.bytes > rule.bytes_max {
             self.abort_code = Some(Code::BodyTooLarge);
             return Error::e_explain(ErrorType::HTTPStatus(413), "body too large");
         }
         let took = now.saturating_duration_since(began);
+        // Only after the longest allowed pause: a short one right at the start says nothing about the rate.
         if !end && took > rule.pause && count.bytes < rule.rate_min.saturating_mul(took.as_secs()) {
             self.abort_code = Some(Code::BodyTooSlow);
             return Error::e_explain(ErrorType::HTTPStatus(408), "body too slow");
@@ -228,6 +238,7 @@ impl ForwardedRequest {
         now: Instant,
     ) -> pingora::Result<()> {
         response_head::check_response(response, self.pass.upgrade)?;
+        // Before the head is cleaned: also a response that cannot be forwarded shows that the upstream is alive.
         self.note_response(response, now);
         response_head::clean_head(response)?;
         self.add_gateway_fields(session, response)
@@ -254,14 +265,17 @@ impl ForwardedRequest {
         if !is_final(response) {
             return Ok(());
         }
+        // Pingora replaces the date when it writes the head.
+        connection_phase::keep_upstream_date(valid_date(&response.headers));
         let id = self.pass.request.as_str();
         response.insert_header(REQUEST_ID, id)?;
-        let via = response.headers.get(header::VIA);
-        let via = match via.and_then(|via| via.to_str().ok()) {
-            Some(before) => Cow::from(format!("{before}, 1.1 snapgate")),
-            None => Cow::from("1.1 snapgate"),
-        };
-        response.insert_header(header::VIA, via.as_ref())?;
+        // Appended and not replaced: each proxy on the way adds itself (RFC 9110 section 7.6.3). A list, which may be
+        // spread over several fields.
+        let before = response.headers.get_all(header::VIA).iter();
+        let mut vias: Vec<&str> = before.filter_map(|value| value.to_str().ok()).collect();
+        vias.push("1.1 snapgate");
+        let via = vias.join(", ");
+        response.insert_header(header::VIA, via)?;
         if session.req_header().version < Version::HTTP_11
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {
@@ -281,12 +295,16 @@ impl ForwardedRequest {
     ) -> Box<Error> {
         let method = &session.req_header().method;
         let is_safe = *method == Method::GET || *method == Method::HEAD;
+        // A request that the gateway aborted itself, because of its body for instance, says nothing about the
+        // upstream.
         let is_upstream_failure =
             *error.esource() == ErrorSource::Upstream && self.abort_code.is_none();
         if is_upstream_failure && let Some(lease) = &self.lease {
             lease.report(false);
             lease.log_failure(error.etype().as_str(), &error.to_string());
         }
+        // An upstream may have carried out what it did not answer. Only requests that may be sent twice are sent
+        // again.
         let retry = is_upstream_failure
             && is_safe
             && self.tries < 2
@@ -300,8 +318,10 @@ impl ForwardedRequest {
 
     /// The refusal for a request that was given up; `None` if the client has disconnected.
     pub(in crate::listener) fn refusal_code(&mut self, error: &Error) -> Option<Code> {
+        // Pingora reports a malformed body and a client that went away by the same error.
         let is_malformed =
             *error.esource() == ErrorSource::Downstream && connection_phase::is_body_malformed();
+        // The gateway's own reason first; the error that follows from it is only its consequence.
         let code = self.abort_code.or_else(|| match is_malformed {
             true => Some(Code::UnreadableBody),
             false => code_of_error(error),
@@ -372,6 +392,7 @@ fn code_of_error(error: &Error) -> Option<Code> {
         ErrorSource::Downstream if *kind == ErrorType::InvalidHTTPHeader => {
             Some(Code::MalformedRequest)
         }
+        // No one is left to answer.
         ErrorSource::Downstream if is_gone => None,
         ErrorSource::Downstream => Some(Code::UnreadableBody),
         ErrorSource::Internal | ErrorSource::Unset if *kind == ErrorType::HTTPStatus(400) => {

@@ -97,6 +97,7 @@ impl PoolMember {
     }
 
     pub(super) fn set_addresses(&self, addresses: Vec<ResolvedAddress>) {
+        // Nothing is stored for an unchanged answer, because readers on other cores would fetch the value anew.
         if *self.addresses() != addresses {
             self.addresses.store(Arc::new(addresses));
         }
@@ -108,6 +109,7 @@ impl PoolMember {
 
     fn next_address(&self) -> Option<ResolvedAddress> {
         let all = self.addresses();
+        // Relaxed: two requests that get the same turn do no harm.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         all.get(turn.checked_rem(all.len())?).cloned()
     }
@@ -141,6 +143,7 @@ impl Pool {
 
     /// Selects an upstream for a request; not the one that has just failed, if there is another. `None` if none is available.
     pub(super) fn select(self: &Arc<Self>, failed: Option<usize>) -> Option<UpstreamLease> {
+        // One reading of the clock for all members, so that none is judged by another moment than the rest.
         let now = self.clock.instant();
         let available: Vec<(usize, &PoolMember)> = self
             .members
@@ -168,6 +171,7 @@ impl Pool {
                 .collect();
         }
         if candidates.is_empty() {
+            // Only the one that has just failed is left. It may answer the retry.
             candidates = available;
         }
         // A retry takes no turn. Otherwise the next request would start with the same upstream as this one.
@@ -181,6 +185,7 @@ impl Pool {
                 in_turn.min_by_key(|(_, member)| member.busy.load(Ordering::Acquire))?
             }
         };
+        // Before the count is raised: without an address no lease is made that would lower it again.
         let address = member.next_address()?;
         member.busy.fetch_add(1, Ordering::AcqRel);
         Some(UpstreamLease {
@@ -196,6 +201,7 @@ impl Pool {
             return;
         };
         let (route, upstream) = (&self.config.route, &*member.upstream.label);
+        // Compared by kind: the details differ with every failure, for instance in a port.
         let is_logged = member.health().logged.replace(cause.to_owned());
         if is_logged.as_deref() == Some(cause) {
             tracing::debug!(%route, upstream, cause, details, "request to upstream failed");
@@ -215,6 +221,7 @@ impl Pool {
         };
         let now = self.clock.instant();
         let mut health = member.health();
+        // Changed under the lock, logged after it: a log that blocks must not hold up other requests.
         let was_ejected = health.ejected_until.is_some();
         if succeeded {
             health.failures = 0;
@@ -222,10 +229,13 @@ impl Pool {
             health.logged = None;
         } else {
             health.failures = health.failures.saturating_add(1);
+            // Extended by every further failure, also of those who tried it because all others were ejected.
             if health.failures >= self.config.failures {
                 health.ejected_until = now.checked_add(self.config.pause);
             }
         }
+        // An ejection that ran out counts until a request succeeds, so that the log and the metric show one recovery
+        // and not two.
         let is_ejected = health.ejected_until.is_some();
         drop(health);
         if was_ejected != is_ejected {
@@ -246,11 +256,13 @@ impl Pool {
             return;
         };
         let mut health = member.health();
+        // The check agrees with what is known: earlier dissent was a hiccup.
         if outcome.is_ok() != health.down {
             health.dissent = 0;
             return;
         }
         health.dissent = health.dissent.saturating_add(1);
+        // Several in a row, so that one lost packet neither removes an upstream nor brings a sick one back.
         let needed = if health.down { check.rise } else { check.fall };
         if health.dissent < needed {
             return;
@@ -291,6 +303,7 @@ impl Pool {
 
     /// Ends the pool after a reload that no longer configures it.
     pub(super) fn retire(&self) {
+        // Before the metrics are removed: a request that still runs would publish them again otherwise.
         self.retired.store(true, Ordering::Release);
         for member in &self.members {
             let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);

@@ -9,10 +9,11 @@ use pingora::ErrorType;
 use pingora::http::ResponseHeader;
 
 /// Fields that are hop-by-hop, or that disclose the software of the upstream.
-static DROPPED: [HeaderName; 7] = [
+static DROPPED: [HeaderName; 8] = [
     header::SERVER,
     HeaderName::from_static("x-powered-by"),
     header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("keep-alive"),
     header::TE,
@@ -141,7 +142,8 @@ pub(super) fn clean_head(response: &mut ResponseHeader) -> pingora::Result<()> {
     normalize(response)
 }
 
-/// Sets what all response heads have in common: the version, one value per single-value field, `Connection` of an upgrade.
+/// Sets what all response heads have in common: the version, one value per single-value field, a length without leading zeros,
+/// `Connection` of an upgrade.
 pub(super) fn normalize(response: &mut ResponseHeader) -> pingora::Result<()> {
     response.set_version(Version::HTTP_11);
     for name in &SINGLE {
@@ -151,6 +153,15 @@ pub(super) fn normalize(response: &mut ResponseHeader) -> pingora::Result<()> {
         {
             response.insert_header(name, value)?;
         }
+    }
+    // Some readers take a number that begins with a zero for an octal one.
+    let length = response.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.strip_prefix('0'));
+    if let Some(rest) = length.filter(|rest| !rest.is_empty()) {
+        let number = rest.trim_start_matches('0');
+        let number = if number.is_empty() { "0" } else { number };
+        let number = number.to_owned();
+        response.insert_header(header::CONTENT_LENGTH, number)?;
     }
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         response.insert_header(header::CONNECTION, "upgrade")?;
@@ -261,6 +272,22 @@ mod tests {
     }
 
     #[test]
+    fn lengths_lose_their_leading_zeros() {
+        let rows = [
+            ("0", "0"),
+            ("00", "0"),
+            ("3", "3"),
+            ("003", "3"),
+            ("30", "30"),
+        ];
+        for (length, expected) in rows {
+            let mut response = received(200, &[("Content-Length", length)]);
+            clean_head(&mut response).unwrap();
+            assert_eq!(response.headers["content-length"], expected, "{length}");
+        }
+    }
+
+    #[test]
     fn response_heads_are_cleaned() {
         let fields = [
             ("Server", "Secret/1.0"),
@@ -271,6 +298,7 @@ mod tests {
             ("Trailer", "X"),
             ("Upgrade", "h2c"),
             ("Proxy-Authenticate", "Basic"),
+            ("Proxy-Authentication-Info", "x"),
             ("Content-Length", "3"),
             ("Content-Type", "a/b"),
             ("Content-Type", "a/b"),

@@ -34,7 +34,7 @@ struct TrustRules {
 impl ClientTrust {
     pub(super) fn new(tls: &Tls) -> Arc<Self> {
         let rules = TrustRules {
-            verifier: tls.verifier.clone(),
+            verifier: tls.verifier().cloned(),
             generation: 0,
         };
         Arc::new(Self(ArcSwap::from_pointee(rules)))
@@ -43,7 +43,7 @@ impl ClientTrust {
     /// Validates every certificate by this configuration from now on, whenever it was presented.
     pub(super) fn replace(&self, tls: &Tls) {
         self.0.rcu(|before| TrustRules {
-            verifier: tls.verifier.clone(),
+            verifier: tls.verifier().cloned(),
             generation: before.generation.wrapping_add(1),
         });
     }

@@ -59,6 +59,8 @@ impl Transition<'_> {
     fn decide_when_accepted(&self, event: Event) -> Option<Step> {
         match event {
             Event::Recovered { last_alive } => {
+                // Counted from the later of both: a gateway that was alive while the operation waited was not absent
+                // from it.
                 let offline = self.now.since(self.state.created.max(last_alive));
                 Some(if offline > self.rules.accept_ttl {
                     self.finish(Phase::NotExecuted, Some(faults::offline_too_long()))
@@ -73,6 +75,8 @@ impl Transition<'_> {
                 state.started = Some(self.now.max(state.created));
                 Some(write_state(state, NextAction::Call { first: true }))
             }
+            // FAILED and not NOT_EXECUTED: the caller reads why, and the reason lies in the request or the VM, not in
+            // the gateway.
             Event::NotStarted(fault) => Some(self.finish(Phase::Failed, Some(fault))),
             Event::CancelAsked => {
                 Some(self.finish(Phase::Cancelled, Some(faults::cancelled_before_start())))
@@ -104,11 +108,15 @@ impl Transition<'_> {
                 state.uncertain_since = self.uncertain_from_now();
                 Some(write_state(state, NextAction::Call { first: false }))
             }
+            // The process that made the call is gone, and with it the answer. Only the VM manager knows.
             Event::Recovered { .. } => Some(self.search_evidence_since(self.now)),
+            // A refusal of a repeated call says nothing about the first one, which may have been carried out.
             Event::Lost | Event::Refused { first: false, .. } => Some(self.search_evidence()),
+            // The only call there was, and it had no effect: the outcome is known.
             Event::Refused { fault, first: true } => Some(self.finish(Phase::Failed, Some(fault))),
             Event::Done(notice) => Some(self.succeed(notice)),
             Event::Task(task) => Some(self.follow_task(task)),
+            // The call is under way. Whether it can still be stopped is for the VM manager to say.
             Event::CancelAsked => Some(self.remember_cancellation()),
             Event::Start(_)
             | Event::NotStarted(_)
@@ -129,6 +137,8 @@ impl Transition<'_> {
             Event::Resumed { last_alive } => Some(self.note_absence(last_alive)),
             Event::Recovered { .. } => Some(self.restart_window(NextAction::Follow)),
             Event::Working(progress) => Some(self.record_progress(progress)),
+            // The VM manager no longer knows the task. It may have finished and been tidied away, so this is no
+            // failure.
             Event::Lost => Some(self.search_evidence()),
             Event::Done(notice) => Some(self.succeed(notice)),
             Event::Failed(fault) => Some(self.finish(Phase::Failed, Some(fault))),
@@ -162,6 +172,7 @@ impl Transition<'_> {
             Event::NotBegun if self.rules.replay_safe && self.state.resume_expired => {
                 Some(self.finish(Phase::NotExecuted, Some(faults::offline_too_long())))
             }
+            // Repeating it now would discard what others did to the VM since.
             Event::VmChanged => Some(self.finish(Phase::NotExecuted, Some(faults::vm_changed()))),
             // Nothing of it is left, and calling again has the effect of calling once: it is carried out after all.
             Event::NotBegun if self.rules.replay_safe => {
@@ -171,12 +182,14 @@ impl Transition<'_> {
             Event::HalfDone(fault) if self.rules.replay_safe => {
                 Some(self.call_again(Phase::Failed, fault, true))
             }
+            // Where a repetition is not safe, a half is left to the caller, whose message names it.
             Event::HalfDone(fault) => Some(self.finish(Phase::Failed, Some(fault))),
             Event::NotBegun if self.state.task.is_none() => {
                 Some(self.finish(Phase::NotExecuted, Some(faults::never_started())))
             }
             // There was a task, so it did start: that it is not found proves nothing.
             Event::NotBegun | Event::NoEvidence => Some(self.keep_searching()),
+            // The adapter can never find out, so waiting for the window would only delay the answer.
             Event::Unknowable => Some(self.end_as_unknown()),
             Event::CancelAsked => Some(self.remember_cancellation()),
             Event::Start(_)
@@ -204,6 +217,7 @@ impl Transition<'_> {
     fn note_absence(&self, last_alive: Timestamp) -> Step {
         let started = self.state.started.unwrap_or(self.state.created);
         let offline = self.now.since(started.max(last_alive));
+        // Once noted it stays: the operation must not become repeatable by a restart that was short.
         if self.state.resume_expired || offline <= self.rules.resume_ttl {
             return self.keep_state(NextAction::Nothing);
         }
@@ -227,6 +241,7 @@ impl Transition<'_> {
     /// No gateway searched for evidence while none was running, so that time does not count against the window.
     fn restart_window(&self, next: NextAction) -> Step {
         let since = self.uncertain_from_now();
+        // No write for nothing: each one costs a sync.
         if since == self.state.uncertain_since {
             return self.keep_state(next);
         }
@@ -266,6 +281,8 @@ impl Transition<'_> {
         }
         let mut state = self.next_revision(Phase::Submitting);
         state.calls = state.calls.saturating_add(1);
+        // The old task belongs to the call that left nothing. Following it would report that call's end as this
+        // one's.
         state.task = None;
         write_state(state, NextAction::CallAgain { is_half_done })
     }
@@ -279,6 +296,7 @@ impl Transition<'_> {
         let reported = progress.map_or(Progress::NONE, |reported| {
             Progress::unfinished(reported.percent())
         });
+        // A VM manager may restart its own count with a new task; what callers saw never falls.
         let progress = reported.max(self.state.progress);
         if progress == self.state.progress && self.state.uncertain_since.is_none() {
             return self.keep_state(NextAction::Follow);
@@ -317,7 +335,9 @@ impl Transition<'_> {
     fn final_state(&self, phase: Phase, fault: Option<Fault>) -> Operation {
         let mut state = self.next_revision(phase);
         let started = state.started.unwrap_or(state.created);
+        // The wall clock may have been set back, and a Status must not end before it began.
         let completed = self.now.max(started).max(state.created);
+        // 100 means final, whatever the outcome: a client that polls for 100 must not wait for ever.
         state.progress = Progress::DONE;
         state.fault = fault;
         state.completed = Some(completed);

@@ -11,7 +11,8 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
-use crate::operations::api::ListQuery;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 use crate::operations::store::error::StoreError;
 
 /// The result of a create.
@@ -55,8 +56,8 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError>;
 
-    /// Records that match, newest first.
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError>;
+    /// One page of the records that match. The work for it is limited: see [`ListPage::next`].
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError>;
 
     /// Every unfinished record, oldest first.
     async fn unfinished(&self) -> Result<Vec<Arc<Operation>>, StoreError>;

@@ -22,11 +22,15 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::operation_number_as_id;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
@@ -36,14 +40,19 @@ use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::OperationSeq;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
+use crate::model::RunState;
+use crate::model::SpaceNeeds;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// How the adapter answers a call to begin.
@@ -97,6 +106,8 @@ struct Script {
     find_count: usize,
     backups: Vec<Backup>,
     fails_reads: bool,
+    /// What previews say that would refuse the change.
+    refusals: Vec<Fault>,
 }
 
 /// An adapter that answers as the test says. Like a VM manager, it outlives the gateways over it.
@@ -138,6 +149,7 @@ impl ScriptedAdapter {
                 online: true,
                 memory: false,
                 consistent: true,
+                lists_vms: false,
             },
             script: Mutex::default(),
             changed: Notify::new(),
@@ -199,6 +211,11 @@ impl ScriptedAdapter {
         self.script().ignores_cancels = ignore;
     }
 
+    /// What would refuse the next changes, as previews say.
+    pub(in crate::operations) fn set_refusals(&self, refusals: Vec<Fault>) {
+        self.script().refusals = refusals;
+    }
+
     /// How often it was asked to search for a lost call.
     pub(in crate::operations) fn find_count(&self) -> usize {
         self.script().find_count
@@ -232,6 +249,10 @@ impl Adapter for ScriptedAdapter {
         )
     }
 
+    async fn list_vms(&self, _: &VmRange, _: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
+    }
+
     async fn list_backups(
         &self,
         _: &VmId,
@@ -242,6 +263,15 @@ impl Adapter for ScriptedAdapter {
             backups: self.script().backups.clone(),
             more: false,
         })
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
@@ -260,6 +290,24 @@ impl Adapter for ScriptedAdapter {
                 public_text!("There is no such backup."),
             )
         })
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        let backup = self.read_backup(&intent.target, by).await?;
+        let vm = Vm {
+            id: intent.target.vm.clone(),
+            name: intent.target.vm.as_str().to_owned(),
+            description: None,
+            run_state: Some(RunState::Stopped),
+        };
+        let script = self.script();
+        let mut preview = Preview::new(vm, backup).with_newer(&script.backups);
+        preview.refused.clone_from(&script.refusals);
+        preview.needs = preview.backup.size.map(|bytes| SpaceNeeds {
+            bytes: Some(bytes),
+            free: None,
+        });
+        Ok(preview)
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {

@@ -108,7 +108,11 @@ async fn a_full_disk_refuses_changes_answers_reads_and_recovers_when_there_is_sp
         .list(&query)
         .await
         .expect("lists are read");
-    assert_eq!(listed.len(), kept.len() + 2, "nothing is half accepted");
+    assert_eq!(
+        listed.operations.len(),
+        kept.len() + 2,
+        "nothing is half accepted"
+    );
     assert!(
         fixture.metrics_text().contains("unavailable"),
         "it is counted"

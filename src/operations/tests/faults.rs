@@ -24,6 +24,7 @@ use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
+use crate::operations::ListPage;
 use crate::operations::ListQuery;
 use crate::operations::Operations;
 use crate::operations::OperationsApi;
@@ -141,7 +142,7 @@ impl Store for FaultyStore {
         self.inner.find_by_key(principal, scope, key).await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError> {
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         self.inner.list(query).await
     }
 

@@ -7,6 +7,7 @@ mod ends;
 mod faults;
 mod offline_store;
 mod older;
+mod plans;
 mod power;
 mod preconditions;
 mod queue;

@@ -22,11 +22,20 @@ const ROWS: [(u64, Phase, Phase); 7] = [
 ];
 
 #[tokio::test]
-async fn a_store_of_the_version_before_is_read_and_continued() {
+async fn a_store_of_format_1_is_read_and_continued() {
+    read_and_continue("tests/golden/store-1.sql").await;
+}
+
+#[tokio::test]
+async fn a_store_of_format_2_is_read_and_continued() {
+    read_and_continue("tests/golden/store-2.sql").await;
+}
+
+async fn read_and_continue(golden: &str) {
     let mut fixture = Fixture::new().await;
     fixture.operations.stop().await;
     fs::remove_file(&fixture.setup.config.store).unwrap();
-    let text = fs::read_to_string("tests/golden/store-1.sql").unwrap();
+    let text = fs::read_to_string(golden).unwrap();
     let db = rusqlite::Connection::open(&fixture.setup.config.store).unwrap();
     db.execute_batch(&text).expect("the golden file is SQL");
     db.close().unwrap();
@@ -40,7 +49,7 @@ async fn a_store_of_the_version_before_is_read_and_continued() {
         ..ListQuery::default()
     };
     let found = fixture.operations.list(&query).await.expect("readable");
-    assert_eq!(found.len(), ROWS.len(), "every record is there");
+    assert_eq!(found.operations.len(), ROWS.len(), "every record is there");
     for (number, left, expected) in ROWS {
         let seq = OperationSeq::new(number).unwrap();
         let end = fixture.wait_for_end(seq).await;

@@ -29,6 +29,7 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Timestamp;
 use crate::operations::ListQuery;
+use crate::operations::ListStart;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::store::SqliteStore;
@@ -243,15 +244,19 @@ async fn everything(store: &SqliteStore) -> BTreeMap<OperationSeq, Arc<Operation
     let mut all = BTreeMap::new();
     loop {
         let query = ListQuery {
-            before: all.keys().next().copied(),
+            start: all.keys().next().copied().map(ListStart::AfterOperation),
             limit: 100,
             ..ListQuery::default()
         };
         let page = store.list(&query).await.expect("readable");
-        if page.is_empty() {
+        if page.operations.is_empty() {
             return all;
         }
-        all.extend(page.into_iter().map(|record| (record.seq, record)));
+        all.extend(
+            page.operations
+                .into_iter()
+                .map(|record| (record.seq, record)),
+        );
     }
 }
 

@@ -241,6 +241,7 @@ async fn a_key_is_scoped_by_method_and_target() {
                 .list(&unfinished)
                 .await
                 .unwrap()
+                .operations
                 .is_empty()
         })
         .await;
@@ -289,7 +290,7 @@ async fn a_client_that_disconnects_neither_loses_nor_duplicates_an_operation() {
         ..ListQuery::default()
     };
     wait_until("all are durable and begun", || async {
-        let all = fixture.operations.list(&query).await.unwrap();
+        let all = fixture.operations.list(&query).await.unwrap().operations;
         let on_one = 4;
         all.len() == 20 && fixture.adapter.begun_operations().len() == on_one
     })
@@ -299,7 +300,8 @@ async fn a_client_that_disconnects_neither_loses_nor_duplicates_an_operation() {
             .adapter
             .set_task_reply(&format!("vm-{number}"), Reply::Done);
     }
-    for listed in fixture.operations.list(&query).await.unwrap() {
+    let listed = fixture.operations.list(&query).await.unwrap();
+    for listed in listed.operations {
         assert_eq!(
             fixture.wait_for_end(listed.seq).await.phase,
             Phase::Succeeded,

@@ -1,11 +1,11 @@
 //! Backups as callers see them while operations on them are unfinished.
 
 use super::Fixture;
+use crate::model::BackupQuery;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::FaultKind;
 use crate::model::Intent;
-use crate::model::Page;
 use crate::model::Phase;
 use crate::model::VmId;
 use crate::operations::OperationsApi;
@@ -31,10 +31,7 @@ async fn backups_show_the_states_of_unfinished_operations() {
     let made = fixture.accept(create("vm", "c")).await;
     fixture.wait_for_phase(made, Phase::Running).await;
     let removed = fixture.accept(delete("vm", "d")).await;
-    let page = Page {
-        after: None,
-        limit: 10,
-    };
+    let page = BackupQuery::default();
     let (one, vm) = (backend("one"), VmId::new("vm").unwrap());
     let list = fixture
         .operations

@@ -10,7 +10,7 @@ use std::io::SeekFrom;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::telemetry::audit::line_hash;
+use crate::telemetry::audit::record::line_hash;
 
 /// Bytes at the end of the file that are searched for the last record: several times the longest possible record.
 const TAIL_BYTES: u64 = 256 * 1024;

@@ -1,8 +1,18 @@
 use std::fs;
 use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::*;
+use crate::model::Timestamp;
+use crate::telemetry::Metrics;
+use crate::telemetry::audit::record::encode_line;
+use crate::telemetry::audit::record::line_hash;
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new().unwrap())

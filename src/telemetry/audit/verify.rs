@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::telemetry::audit::line_hash;
+use crate::telemetry::audit::record::line_hash;
 
 /// Longest line that can be a record.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;

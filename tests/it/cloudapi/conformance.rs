@@ -41,6 +41,28 @@ impl<S> ServerFixture<S> {
 }
 
 impl<S> AdapterFixture for ServerFixture<S> {
+    fn lists_vms(&self) -> bool {
+        // The example in Python does not, as servers of the first edition.
+        self.admin.is_some()
+    }
+    fn set_other_vm(&self, id: &str, exists: bool) -> bool {
+        let folder = self.folder.path().join("vms").join(id);
+        if exists {
+            fs::create_dir(folder).unwrap();
+        } else {
+            fs::remove_dir(folder).unwrap();
+        }
+        true
+    }
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
+        let config = Config {
+            address: Address::Unix("/nowhere".into()),
+            ..self.config.clone()
+        };
+        Some(Arc::new(
+            CloudApi::new(&config, SystemClock::shared()).unwrap(),
+        ))
+    }
     fn name(&self) -> &'static str {
         self.name
     }

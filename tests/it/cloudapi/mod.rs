@@ -302,7 +302,7 @@ async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failu
 fn listing(statuses: &[&str]) -> Script {
     let list = format!(r#"{{"statuses": [{}]}}"#, statuses.join(","));
     Script::start(move |request| {
-        if request.starts_with("GET /statuses?op=restore-Backup&vm=1&limit=20 ") {
+        if request.starts_with("GET /statuses?op=restore-Backup&vm=1&limit=20&principal=me ") {
             http("200 OK", "", &list)
         } else {
             http("200 OK", "", BACKUP)

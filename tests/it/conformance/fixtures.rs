@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use snapgate::adapters::adapter::*;
 use snapgate::adapters::files;
+use snapgate::adapters::incus;
 use snapgate::adapters::libvirt;
 use snapgate::adapters::sim;
+use snapgate::adapters::transport;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
@@ -28,6 +30,15 @@ use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 pub(crate) struct SimFixture(Arc<sim::Sim>);
 
 impl AdapterFixture for SimFixture {
+    fn set_other_vm(&self, id: &str, exists: bool) -> bool {
+        let (control, id) = (self.0.control(), VmId::new(id).unwrap());
+        if exists {
+            control.add_vm(&id);
+        } else {
+            control.remove_vm(&id);
+        }
+        true
+    }
     fn name(&self) -> &'static str {
         "sim"
     }
@@ -109,6 +120,30 @@ impl FilesFixture {
 }
 
 impl AdapterFixture for FilesFixture {
+    fn set_other_vm(&self, id: &str, exists: bool) -> bool {
+        let folder = self.0.path().join("vms").join(id);
+        if exists {
+            std::fs::create_dir(folder).unwrap();
+            // Not every name is a VM.
+            std::fs::write(self.0.path().join("vms/zz-file"), "").unwrap();
+        } else {
+            std::fs::remove_dir(folder).unwrap();
+        }
+        true
+    }
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
+        let config = files::Config {
+            root: self.0.path().join("not-mounted"),
+            backups: self.0.path().join("backups"),
+            new_folders: true,
+        };
+        let clock = SystemClock::shared();
+        Some(Arc::new(files::Files::when_available(
+            config,
+            clock,
+            Tasks::default(),
+        )))
+    }
     fn name(&self) -> &'static str {
         "files"
     }
@@ -196,6 +231,27 @@ impl LibvirtFixture {
 }
 
 impl AdapterFixture for LibvirtFixture {
+    fn set_other_vm(&self, id: &str, exists: bool) -> bool {
+        if !exists {
+            self.libvirtd.virsh(&["undefine", id]);
+            return true;
+        }
+        let file = self.libvirtd.folder().join(format!("{id}.xml"));
+        let xml = format!(
+            "<domain type='qemu'><name>{id}</name><memory unit='MiB'>16</memory><os><type arch='x86_64'>hvm</type></os></domain>"
+        );
+        std::fs::write(&file, xml).unwrap();
+        self.libvirtd.virsh(&["define", file.to_str().unwrap()]);
+        true
+    }
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
+        let config = libvirt::Config {
+            socket: self.libvirtd.folder().join("no-socket"),
+            ..self.libvirtd.config()
+        };
+        let adapter = libvirt::Libvirt::new(config, SystemClock::shared(), Tasks::default());
+        Some(Arc::new(adapter))
+    }
     fn name(&self) -> &'static str {
         if self.runs {
             "libvirt, running"
@@ -233,6 +289,13 @@ impl AdapterFixture for LibvirtFixture {
     }
     fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         self.libvirtd.adapter()
+    }
+    fn pause(&self, paused: bool) -> bool {
+        if self.runs {
+            let command = if paused { "suspend" } else { "resume" };
+            self.libvirtd.virsh(&[command, "web01"]);
+        }
+        self.runs
     }
     fn killed(&self) {
         if self.hurries {
@@ -297,6 +360,15 @@ impl LxdFixture {
 }
 
 impl AdapterFixture for LxdFixture {
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
+        let config = incus::Config {
+            address: transport::Address::Unix("/nowhere".into()),
+            ..self.lxd.config(self.way)
+        };
+        Some(Arc::new(
+            incus::Incus::new(&config, SystemClock::shared()).unwrap(),
+        ))
+    }
     fn name(&self) -> &'static str {
         match (self.flavor, self.way) {
             (Flavor::Lxd, Transport::Socket) => "incus on LXD, unix socket",

@@ -25,6 +25,9 @@ impl Adapter for LyingAdapter {
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.0.read_vm(vm, by).await
     }
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.0.list_vms(range, by).await
+    }
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -33,6 +36,15 @@ impl Adapter for LyingAdapter {
     ) -> Result<BackupPage, AdapterError> {
         self.0.list_backups(vm, page, by).await
     }
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.0.query_backups(vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.0.read_backup(target, by).await
     }
@@ -73,6 +85,9 @@ impl Adapter for LyingAdapter {
         self.0.mint_backup_id(new, key)
     }
 
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.0.preview(intent, by).await
+    }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.0.needs_baseline(intent)
     }

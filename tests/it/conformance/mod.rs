@@ -2,8 +2,10 @@
 
 pub(crate) mod fixtures;
 pub(crate) mod kills;
+mod listing;
 pub(crate) mod lying_adapter;
 pub(crate) mod mortal_gateway;
+pub(crate) mod plans;
 pub(crate) mod suite;
 mod texts;
 
@@ -55,6 +57,22 @@ pub(crate) trait AdapterFixture {
     fn break_restores(&self) -> Option<Box<dyn std::any::Any + Send>> {
         None
     }
+    /// Whether its VM manager lists VMs, where the adapter learns that by asking.
+    fn lists_vms(&self) -> bool {
+        self.adapter().capability().lists_vms
+    }
+    /// Creates another VM of this id, or removes it. Says whether that can be done here.
+    fn set_other_vm(&self, _id: &str, _exists: bool) -> bool {
+        false
+    }
+    /// An adapter of the same kind whose VM manager is not there; `None` where that makes no sense.
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
+        None
+    }
+    /// Pauses or resumes the VM; `false` where its run state cannot be changed.
+    fn pause(&self, _paused: bool) -> bool {
+        false
+    }
     /// How long evidence is looked for, other than the gateway's default, where the VM manager leaves none.
     fn evidence_window(&self) -> Option<Duration> {
         None
@@ -101,8 +119,40 @@ pub(crate) fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
     }
 }
 
+/// Begins a request that was never begun before. What becomes of it must be what the plan made right before says: a plan
+/// without refusals is not refused, and one with refusals is refused with the first of them.
+pub(crate) async fn begin_as_planned(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    key: RequestKey,
+    baseline: Option<&Evidence>,
+    by: Deadline,
+) -> Result<BeginOutcome, AdapterError> {
+    let plan = match intent.verb() {
+        Verb::Restore | Verb::Delete => Some(adapter.preview(intent, by).await),
+        Verb::Create | Verb::Update => None,
+    };
+    let begun = adapter.begin(intent, key, baseline, by).await;
+    if let Some(plan) = plan {
+        plans::judge(intent, &plan, &begun);
+    }
+    begun
+}
+
 /// Begins and follows to the end; the progress must not go back.
 pub(crate) async fn run(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+) -> Result<(), FaultKind> {
+    let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
+    let begun = begin_as_planned(adapter, intent, key(number), baseline.as_ref(), by()).await;
+    let ended = follow(adapter, intent, number, baseline.as_ref(), begun).await;
+    ended.map_err(|fault| fault.kind)
+}
+
+/// The same while other clients change the VM: what a plan says is out of date at once.
+pub(crate) async fn run_among_others(
     adapter: &dyn Adapter,
     intent: &Intent,
     number: u64,
@@ -130,6 +180,16 @@ pub(crate) async fn fault_of(
     baseline: Option<&Evidence>,
 ) -> Result<(), Fault> {
     let begun = adapter.begin(intent, key(number), baseline, by()).await;
+    follow(adapter, intent, number, baseline, begun).await
+}
+
+async fn follow(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+    baseline: Option<&Evidence>,
+    begun: Result<BeginOutcome, AdapterError>,
+) -> Result<(), Fault> {
     let task = match begun.map_err(|error| {
         assert_eq!(
             error.effect,

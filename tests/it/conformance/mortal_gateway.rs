@@ -172,6 +172,9 @@ impl Adapter for MortalAdapter {
     fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         self.inner.mint_backup_id(new, key)
     }
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.inner.preview(intent, by).await
+    }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.inner.needs_baseline(intent)
     }
@@ -181,6 +184,9 @@ impl Adapter for MortalAdapter {
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.inner.read_vm(vm, by).await
     }
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.inner.list_vms(range, by).await
+    }
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -189,6 +195,15 @@ impl Adapter for MortalAdapter {
     ) -> Result<BackupPage, AdapterError> {
         self.inner.list_backups(vm, page, by).await
     }
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.inner.query_backups(vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.inner.read_backup(target, by).await
     }
@@ -370,7 +385,12 @@ impl MortalGateway {
             ..ListQuery::default()
         };
         let found = self.runtime.block_on(self.operations.list(&newest));
-        found.unwrap().first().expect("it was accepted").seq
+        found
+            .unwrap()
+            .operations
+            .first()
+            .expect("it was accepted")
+            .seq
     }
 
     /// Waits for the end of the operation.

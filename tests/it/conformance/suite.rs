@@ -1,5 +1,7 @@
 //! The conformance suite: what every adapter must do, row by row.
 
+use std::time::Duration;
+
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 
@@ -7,7 +9,9 @@ use crate::conformance::AdapterFixture;
 use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
+use crate::conformance::listing;
 use crate::conformance::on;
+use crate::conformance::plans;
 use crate::conformance::run;
 use crate::conformance::run_from;
 use crate::conformance::texts;
@@ -79,8 +83,18 @@ pub(crate) async fn run_suite(fixture: &dyn AdapterFixture) {
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: list");
         assert_eq!(adapter.read_vm(&vm, by()).await.unwrap().id, vm, "{name}");
     }
+    let lists_vms = fixture.lists_vms();
+    if rows.due_if("VMs are listed in order, page by page", lists_vms) {
+        listing::lists_vms(fixture, adapter).await;
+    } else {
+        listing::says_that_it_cannot_list(name, adapter).await;
+    }
     if rows.due("create", &[Verb::Create]) {
         let backup = creates(fixture, adapter, &mut rows).await;
+        let row = "plans change nothing and show what matters";
+        if rows.due(row, &[Verb::Restore, Verb::Delete]) {
+            plans::come_true(fixture, adapter, &backup).await;
+        }
         if rows.due("restore", &[Verb::Restore]) {
             restores(fixture, adapter, &backup, &mut rows).await;
         }
@@ -165,7 +179,64 @@ async fn creates(fixture: &dyn AdapterFixture, adapter: &dyn Adapter, rows: &mut
         "{name}: rest: {tail:?}"
     );
     assert!(tail.backups[0].id > head.backups[0].id, "{name}: in order");
+    queries(adapter, &vm, name).await;
     backup
+}
+
+/// The two backups `one` and `two`, filtered, sorted and page by page.
+async fn queries(adapter: &dyn Adapter, vm: &VmId, name: &str) {
+    let select = async |query: &BackupQuery| {
+        let found = adapter.query_backups(vm, query, by()).await.unwrap();
+        let names = found.backups.iter().map(|backup| backup.name.as_str());
+        let names = names.collect::<Vec<_>>().join(" ");
+        (names, found)
+    };
+    let named = |wanted| BackupQuery {
+        filter: BackupFilter {
+            name: Some(wanted),
+            ..BackupFilter::default()
+        },
+        count: true,
+        ..BackupQuery::default()
+    };
+    let filters = [
+        (named(NameFilter::Exact("two".to_owned())), "two"),
+        (named(NameFilter::Exact("t".to_owned())), ""),
+        (named(NameFilter::Prefix("o".to_owned())), "one"),
+    ];
+    for (query, expected) in filters {
+        let (names, found) = select(&query).await;
+        assert_eq!(names, expected, "{name}: {query:?}");
+        let count = usize::from(!expected.is_empty());
+        assert_eq!(found.count, Some(count), "{name}: {query:?}");
+    }
+    let mut query = BackupQuery {
+        order: BackupOrder {
+            key: BackupSortKey::Name,
+            descending: true,
+        },
+        limit: 1,
+        count: true,
+        ..BackupQuery::default()
+    };
+    let (names, first) = select(&query).await;
+    assert_eq!(
+        (names.as_str(), first.more, first.count),
+        ("two", true, Some(2)),
+        "{name}"
+    );
+    let last = &first.backups[0];
+    query.after = Some(BackupSortKey::Name.position_of(last));
+    let (names, second) = select(&query).await;
+    assert_eq!((names.as_str(), second.more), ("one", false), "{name}");
+    query.after = None;
+    query.filter.since = Some(last.created.plus(Duration::from_secs(86_400)));
+    let (names, found) = select(&query).await;
+    assert_eq!(
+        (names.as_str(), found.count),
+        ("", Some(0)),
+        "{name}: none is newer"
+    );
 }
 
 async fn restores(
@@ -193,9 +264,12 @@ async fn restores(
         "{name}: never begun: {found:?}"
     );
     let seen = adapter.baseline(&restore, key(5), by()).await.unwrap();
+    let plan = adapter.preview(&restore, by()).await.unwrap();
+    assert_eq!(plan.refused, [], "{name}: nothing refuses the restore");
     let outcome = run_from(adapter, &restore, 5, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: restore");
     assert_eq!(fixture.content(), 1, "{name}: content is back");
+    plans::came_true(fixture, adapter, &plan).await;
     let broken = fixture.break_restores();
     let row = "a restore that fails says what it left";
     if rows.due_if(row, broken.is_some()) {
@@ -238,6 +312,9 @@ async fn updates(
         };
         let before = adapter.list_backups(&vm, &page, by()).await.unwrap();
         let delete = on(&after, &vm, Change::Delete);
+        let plan = adapter.preview(&delete, by()).await.unwrap();
+        let kinds: Vec<FaultKind> = plan.refused.iter().map(|fault| fault.kind).collect();
+        assert_eq!(kinds, [FaultKind::Protected], "{name}: planned");
         let outcome = run(adapter, &delete, 7).await;
         assert_eq!(outcome, Err(FaultKind::Protected), "{name}: protected");
         let now = adapter.list_backups(&vm, &page, by()).await.unwrap();
@@ -267,11 +344,20 @@ async fn deletes(
 ) {
     let (vm, name) = (fixture.vm(), fixture.name());
     let delete = on(backup, &vm, Change::Delete);
+    let plan = adapter.preview(&delete, by()).await.unwrap();
+    assert_eq!(plan.refused, [], "{name}: nothing refuses the delete");
+    assert_eq!(plan.overwrites, [], "{name}: a delete overwrites nothing");
     let seen = adapter.baseline(&delete, key(9), by()).await.unwrap();
     let outcome = run_from(adapter, &delete, 9, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: delete");
     let gone = adapter.read_backup(&delete.target, by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "{name}: gone");
+    let planned = adapter.preview(&delete, by()).await.unwrap_err();
+    assert_eq!(
+        planned.fault.kind,
+        FaultKind::NoSuchBackup,
+        "{name}: no plan"
+    );
     let replays = rows.replays(Verb::Delete);
     if rows.due_if("a deleted backup is found deleted", replays) {
         let found = adapter

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::harness::Process;
-use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::program;
+use crate::harness::settings_for_alice;
 
 const DISK_BYTES: usize = 96 << 20;
 
@@ -23,13 +23,8 @@ impl Site {
     fn new(operations: &str, backend: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("vms/db")).unwrap();
-        let config = format!(
-            r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-[operations]
-store = "operations.db"
-{operations}
+        let config = settings_for_alice(&format!(
+            r#"{operations}
 [[backend]]
 name = "disks"
 kind = "files"
@@ -38,16 +33,8 @@ vms = ["*"]
 root = "vms"
 backups = "backups"
 {backend}
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
 "#
-        );
+        ));
         fs::write(folder.path().join("snapgate.toml"), config).unwrap();
         Self { folder }
     }

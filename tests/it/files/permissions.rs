@@ -14,8 +14,9 @@ use std::process::Stdio;
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::harness::SECRET_HASH;
+use crate::harness::FILES;
 use crate::harness::program;
+use crate::harness::settings_for_alice;
 use crate::requirements::require_root;
 
 /// The user that the gateway runs as.
@@ -50,30 +51,7 @@ fn start() -> RestrictedGateway {
     let disk = folder.path().join("vms/db/data.img");
     fs::write(&disk, vec![b'o'; 1 << 20]).unwrap();
     owned(&disk, OURS, 0o644);
-    let config = format!(
-        r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-[operations]
-store = "operations.db"
-[[backend]]
-name = "disks"
-kind = "files"
-vms = ["*"]
-[backend.files]
-root = "vms"
-backups = "backups"
-new_folders = true
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
-"#
-    );
+    let config = settings_for_alice(FILES);
     let path = folder.path().join("snapgate.toml");
     fs::write(&path, config).unwrap();
     owned(&path, OURS, 0o600);

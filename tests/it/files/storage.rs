@@ -25,6 +25,7 @@ use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 use tempfile::TempDir;
 
+use crate::conformance::begin_as_planned;
 use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
@@ -121,7 +122,7 @@ fn vm() -> VmId {
 }
 
 async fn outcome(files: &dyn Adapter, intent: &Intent, number: u64) -> Result<(), Fault> {
-    let begun = files.begin(intent, key(number), None, by()).await;
+    let begun = begin_as_planned(files, intent, key(number), None, by()).await;
     let task = match begun.map_err(|error| error.fault)? {
         BeginOutcome::Done => return Ok(()),
         BeginOutcome::Task(task) => task,

@@ -1,7 +1,14 @@
 //! Bodies of HTTP/2 on their way to a server of HTTP/1.1, whatever the frames are that they end with.
 
+use crate::frames::BACKUP;
 use crate::frames::SOON;
 use crate::frames::Secure;
+use crate::frames::rows::Fate;
+use crate::frames::rows::Row as Malformed;
+use crate::frames::rows::lengths;
+use crate::frames::rows::requests;
+use crate::frames::table::is_expected;
+use crate::frames::table::judge;
 use crate::frames::wire::*;
 use crate::passthrough::route;
 use crate::passthrough::upstream::Upstream;
@@ -130,4 +137,71 @@ fn however_a_body_ends_the_server_behind_sees_one_end() {
         "connections are used again: {last} for {} requests",
         expected.len()
     );
+}
+
+/// The same rows as on routes of the API, with a path that is passed through in the place of a backup.
+#[apply(test)]
+fn malformed_requests_are_refused_before_the_server_behind_sees_them() {
+    // As long as the other, so that the lengths in the frames stay true.
+    const PASSED: &str = "/echo/1/backup/456";
+    assert_eq!(PASSED.len(), BACKUP.len(), "as long as the other");
+    let upstream = Upstream::start();
+    let place = format!("http://{}", upstream.address);
+    let secure = Secure::start(&route(
+        "echo",
+        "/",
+        &[place],
+        "authentication = \"none\"\nclient_authorization = \"keep\"\nbody = \"64KiB\"\n",
+    ));
+    let (mut wrong, mut taken) = (Vec::new(), 0);
+    for row in requests().into_iter().chain(lengths()) {
+        let bytes = replaced(&row.bytes, BACKUP.as_bytes(), PASSED.as_bytes());
+        let fate = match row.fate {
+            Fate::Answered(200 | 202) => Fate::Answered(200),
+            // What the API has no resource for is a path that others could read differently.
+            Fate::Answered(404) if row.name == "a path of two slashes" => Fate::Answered(400),
+            other @ (Fate::Reset(_)
+            | Fate::Ends(_)
+            | Fate::Cut
+            | Fate::Answered(_)
+            | Fate::Passed) => other,
+        };
+        let row = Malformed { bytes, fate, ..row };
+        taken += usize::from(fate == Fate::Answered(200));
+        let (reaction, goes_on) = judge(&secure, &row);
+        if !is_expected(fate, reaction, goes_on) {
+            wrong.push(format!(
+                "{}: {fate:?} expected, {reaction:?} found",
+                row.name
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    let seen = upstream.seen();
+    assert_eq!(
+        seen.len(),
+        taken,
+        "what was answered, and nothing else: {seen:?}"
+    );
+    for request in &seen {
+        assert_eq!(request.field("host").len(), 1, "one Host: {request:?}");
+        assert_eq!(request.field("te"), [""; 0], "no TE: {request:?}");
+    }
+    // What is no whole request is never read as one.
+    let garbage = upstream.garbage();
+    assert!(
+        garbage
+            .iter()
+            .all(|text| text.contains("body") || text.contains("chunk")),
+        "{garbage:?}"
+    );
+}
+
+/// The bytes with all of one text replaced by another.
+fn replaced(bytes: &[u8], text: &[u8], by: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    while let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+        bytes.splice(at..at + text.len(), by.iter().copied());
+    }
+    bytes
 }

@@ -380,6 +380,21 @@ pub(crate) fn requests() -> Vec<Row> {
         row("upgrade", with("upgrade", "websocket"), Reset(PROTOCOL)),
         row("te of something else", with("te", "gzip"), Reset(PROTOCOL)),
         row("te of trailers", with("te", "trailers"), Answered(200)),
+        row(
+            "another scheme",
+            instead(":scheme", &[(":scheme", "ftp")]),
+            Answered(400),
+        ),
+        row(
+            "the scheme without encryption",
+            instead(":scheme", &[(":scheme", "http")]),
+            Answered(200),
+        ),
+        row(
+            "a list of lengths",
+            with("content-length", "5, 5"),
+            Reset(PROTOCOL),
+        ),
         row("no method", instead(":method", &[]), Reset(PROTOCOL)),
         row("no scheme", instead(":scheme", &[]), Reset(PROTOCOL)),
         row("no path", instead(":path", &[]), Reset(PROTOCOL)),

@@ -16,7 +16,7 @@ use crate::frames::rows::streams;
 use crate::frames::wire::*;
 
 /// What became of it: the first reaction, and whether the connection goes on.
-fn judge(secure: &Secure, row: &Row) -> (Option<Reaction>, bool) {
+pub(super) fn judge(secure: &Secure, row: &Row) -> (Option<Reaction>, bool) {
     /// Later than the stream of any row.
     const AFTER: u32 = 1001;
     let mut raw = secure.connect();
@@ -41,6 +41,19 @@ fn judge(secure: &Secure, row: &Row) -> (Option<Reaction>, bool) {
     }
 }
 
+/// Whether that is what must become of it.
+pub(super) fn is_expected(fate: Fate, reaction: Option<Reaction>, goes_on: bool) -> bool {
+    match (fate, reaction) {
+        (Fate::Reset(error), Some(Reaction::Reset(_, found))) => error == found && goes_on,
+        (Fate::Answered(status), Some(Reaction::Status(1, found))) => status == found && goes_on,
+        (Fate::Passed, None) => goes_on,
+        // Most libraries call the special errors the general one.
+        (Fate::Ends(error), Some(Reaction::GoAway(found))) => found == error || found == PROTOCOL,
+        (Fate::Cut, Some(Reaction::GoAway(_) | Reaction::Closed)) => true,
+        _ => false,
+    }
+}
+
 #[apply(test)]
 fn malformed_frames_end_what_they_must_and_nothing_else() {
     let secure = Secure::start("");
@@ -50,20 +63,7 @@ fn malformed_frames_end_what_they_must_and_nothing_else() {
         .flatten();
     for row in rows {
         let (reaction, goes_on) = judge(&secure, &row);
-        let good = match (row.fate, reaction) {
-            (Fate::Reset(error), Some(Reaction::Reset(_, found))) => error == found && goes_on,
-            (Fate::Answered(status), Some(Reaction::Status(1, found))) => {
-                status == found && goes_on
-            }
-            (Fate::Passed, None) => goes_on,
-            // Most libraries call the special errors the general one.
-            (Fate::Ends(error), Some(Reaction::GoAway(found))) => {
-                found == error || found == PROTOCOL
-            }
-            (Fate::Cut, Some(Reaction::GoAway(_) | Reaction::Closed)) => true,
-            _ => false,
-        };
-        if !good {
+        if !is_expected(row.fate, reaction, goes_on) {
             wrong.push(format!(
                 "{}: {:?} expected, {reaction:?} found, goes on: {goes_on}",
                 row.name, row.fate

@@ -106,6 +106,31 @@ pub(crate) fn framing() -> Vec<Hostile> {
         row("chunked first", te("chunked, identity"), Refused(400)),
         row("identity first", te("identity, chunked"), Refused(400)),
         row("chunked twice", te("chunked, chunked"), Refused(400)),
+        row("identity alone", te("identity"), Refused(400)),
+        row("an empty coding first", te(", chunked"), Refused(400)),
+        row(
+            "identity and a length",
+            put("Transfer-Encoding: identity\r\nContent-Length: 11", body),
+            Refused(400),
+        ),
+        row(
+            "Connection names Content-Length",
+            put("Connection: Content-Length\r\nContent-Length: 11", body),
+            Refused(400),
+        ),
+        row(
+            "Connection names Transfer-Encoding",
+            te("chunked\r\nConnection: close, transfer-encoding"),
+            Refused(400),
+        ),
+        row(
+            "trailers with fields that are none of trailers",
+            put(
+                "Transfer-Encoding: chunked",
+                "b\r\n{\"tags\":[]}\r\n0\r\nContent-Length: 3\r\nTransfer-Encoding: x\r\nHost: evil\r\nIf-Match: \"x\"\r\n\r\n",
+            ),
+            Taken(202),
+        ),
         row(
             "two lines of coding",
             te("chunked\r\nTransfer-Encoding: identity"),

@@ -107,6 +107,22 @@ pub(crate) fn heads() -> Vec<Hostile> {
             ),
             Taken(200),
         ),
+        row(
+            "codings of the answer",
+            with("TE: trailers, chunked\r\nConnection: TE"),
+            Taken(200),
+        ),
+        row(
+            "Keep-Alive",
+            with("Connection: Keep-Alive\r\nKeep-Alive: timeout=1000000, max=0"),
+            Taken(200),
+        ),
+        row("a trailer announced", with("Trailer: Host"), Taken(200)),
+        row(
+            "two expectations",
+            with("Expect: 100-continue, 200-ok"),
+            Taken(200),
+        ),
         row("an unknown expectation", with("Expect: 200-ok"), Taken(200)),
         row(
             "an unexpected body",
@@ -147,6 +163,21 @@ pub(crate) fn hosts() -> Vec<Hostile> {
         row(
             "a Host with a bad port",
             host("Host: a:b\r\n"),
+            Refused(400),
+        ),
+        row(
+            "a Host with a port beyond all",
+            host("Host: a:99999\r\n"),
+            Refused(400),
+        ),
+        row(
+            "a Host with half an address",
+            host("Host: [::1\r\n"),
+            Refused(400),
+        ),
+        row(
+            "a Host with a colon alone",
+            host("Host: a:\r\n"),
             Refused(400),
         ),
         row("a list of Hosts", host("Host: a, b\r\n"), Refused(400)),

@@ -21,6 +21,7 @@ use snapgate::model::Patch;
 use snapgate::model::Target;
 use snapgate::model::VmId;
 
+use crate::conformance::begin_as_planned;
 use crate::incus::Flavor;
 use crate::incus::Lxd;
 use crate::incus::Transport;
@@ -90,7 +91,7 @@ async fn failed(adapter: &Incus, intent: &Intent) -> Fault {
 
 async fn refused(adapter: &Incus, intent: &Intent) -> Fault {
     let before = adapter.baseline(intent, key(), by()).await.unwrap();
-    let error = adapter.begin(intent, key(), before.as_ref(), by()).await;
+    let error = begin_as_planned(adapter, intent, key(), before.as_ref(), by()).await;
     let error = error.unwrap_err();
     assert_eq!(error.effect, Effect::None, "{error:?}");
     error.fault

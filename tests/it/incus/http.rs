@@ -19,9 +19,9 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::client::read_some;
 use crate::harness::Process;
-use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::probe;
+use crate::harness::settings_for_alice;
 use crate::incus::Lxd;
 use crate::incus::Transport;
 
@@ -52,30 +52,17 @@ impl Site {
             panic!("a socket")
         };
         let folder = tempfile::tempdir().unwrap();
-        let config = format!(
-            r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-[operations]
-store = "operations.db"
-[[backend]]
+        let config = settings_for_alice(&format!(
+            r#"[[backend]]
 name = "containers"
 kind = "incus"
 vms = ["{name}"]
 [backend.incus]
 url = "unix://{}"
 project = "tenant"
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
 "#,
             socket.display()
-        );
+        ));
         fs::write(folder.path().join("snapgate.toml"), config).unwrap();
         Self {
             folder,

@@ -44,6 +44,7 @@ use snapgate::model::VmId;
 use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
 
+use crate::conformance::begin_as_planned;
 use crate::harness::eventually;
 use crate::runner::skip;
 use crate::runner::skip_part;
@@ -320,7 +321,7 @@ pub(crate) async fn begin(
     key: RequestKey,
 ) -> (TaskRef, Option<Evidence>) {
     let before = adapter.baseline(intent, key, by()).await.unwrap();
-    let begun = adapter.begin(intent, key, before.as_ref(), by()).await;
+    let begun = begin_as_planned(adapter, intent, key, before.as_ref(), by()).await;
     match begun.unwrap() {
         BeginOutcome::Task(task) => (task, before),
         BeginOutcome::Done => panic!("{intent:?} is a task"),
@@ -719,8 +720,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let left = adapter.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(left.state, BackupState::Error, "{left:?}");
     let refused = restore(&left, &vm);
-    let error = adapter
-        .begin(&refused, key(), None, by())
+    let error = begin_as_planned(&adapter, &refused, key(), None, by())
         .await
         .unwrap_err();
     assert_eq!(

@@ -8,6 +8,7 @@ use snapgate::model::*;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
+use crate::conformance::begin_as_planned;
 use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
@@ -28,7 +29,7 @@ async fn refused(
     kind: FaultKind,
     words: &[&str],
 ) {
-    let begun = adapter.begin(intent, key(number), None, by()).await;
+    let begun = begin_as_planned(adapter, intent, key(number), None, by()).await;
     let refused = begun.expect_err("it is refused");
     assert_eq!(refused.fault.kind, kind, "{number}: {refused:?}");
     assert_eq!(refused.effect, Effect::None, "{number}: {refused:?}");
@@ -42,8 +43,7 @@ async fn refused(
 
 /// Runs it to its end, which must be a failure; its sentence.
 pub(crate) async fn failure(adapter: &dyn Adapter, intent: &Intent, number: u64) -> String {
-    let begun = adapter
-        .begin(intent, key(number), None, by())
+    let begun = begin_as_planned(adapter, intent, key(number), None, by())
         .await
         .unwrap();
     let BeginOutcome::Task(task) = begun else {

@@ -18,14 +18,15 @@ use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
 use crate::client::Client;
+use crate::conformance::begin_as_planned;
 use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
 use crate::conformance::on;
 use crate::conformance::run;
 use crate::harness::Process;
-use crate::harness::SECRET_HASH;
 use crate::harness::probe;
+use crate::harness::settings_for_alice;
 use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 
 pub(crate) fn vm(name: &str) -> VmId {
@@ -301,8 +302,7 @@ async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
         cure(&libvirtd);
     }
     let wrong = restore(&backup, &web01, "later");
-    let error = adapter
-        .begin(&wrong, key(20), None, by())
+    let error = begin_as_planned(adapter, &wrong, key(20), None, by())
         .await
         .unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::Invalid, "an unknown word");
@@ -446,26 +446,13 @@ async fn the_test_driver_is_served_by_the_same_calls() {
 /// A gateway in front of it, as a process.
 fn serve(libvirtd: &PrivateLibvirtd) -> (Process, Client) {
     let path = libvirtd.folder().join("snapgate.toml");
-    let config = format!(
-        r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-[operations]
-store = "operations.db"
-[[backend]]
+    let config = settings_for_alice(
+        r#"[[backend]]
 name = "host"
 kind = "libvirt"
 libvirt_socket = "run/libvirt-sock"
 vms = ["web01", "web02"]
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
-"#
+"#,
     );
     fs::write(&path, config).unwrap();
     let process = Process::start(&["serve", "--config", path.to_str().unwrap()]);

@@ -3,10 +3,12 @@
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 
+use crate::conformance::begin_as_planned;
 use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
 use crate::conformance::run;
+use crate::conformance::run_among_others;
 use crate::harness::eventually;
 use crate::libvirt::made;
 use crate::libvirt::private_libvirtd::PrivateLibvirtd;
@@ -45,7 +47,8 @@ async fn a_block_job_keeps_requests_out_and_the_vm_runs_on() {
     assert!(jobs().contains("mirror"), "it copies: {}", jobs());
 
     let to = restore(&backup, &web01, "");
-    let refused = adapter.begin(&to, key(2), None, by()).await.unwrap_err();
+    let refused = begin_as_planned(adapter, &to, key(2), None, by()).await;
+    let refused = refused.unwrap_err();
     assert_eq!(refused.fault.kind, FaultKind::Busy, "restore: {refused:?}");
     assert_eq!(refused.effect, Effect::None, "restore: {refused:?}");
     let more = create(adapter, &web01, "more", 3);
@@ -101,7 +104,7 @@ async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
         restore(&backup, &web02, ""),
     ];
     for (number, intent) in (2..).zip(&intents) {
-        let refused = adapter.begin(intent, key(number), None, by()).await;
+        let refused = begin_as_planned(adapter, intent, key(number), None, by()).await;
         let refused = refused.unwrap_err();
         let name = &intent.change;
         assert_eq!(
@@ -163,7 +166,10 @@ async fn two_clients_of_one_vm_take_turns_and_both_get_true_answers() {
         libvirtd.write(2);
         let (restoring, creating) = (10 + turn, 20 + turn);
         let new = create(two, &web01, &format!("turn {turn}"), creating);
-        let (back, made) = tokio::join!(run(one, &to, restoring), run(two, &new, creating));
+        let (back, made) = tokio::join!(
+            run_among_others(one, &to, restoring),
+            run_among_others(two, &new, creating)
+        );
         let content = match back {
             Ok(()) => 1,
             Err(kind) => {

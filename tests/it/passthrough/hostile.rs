@@ -190,6 +190,26 @@ const ROWS: &[(&str, &str, Option<(&str, &str, &str)>)] = &[
         None,
     ),
     (
+        "identity",
+        "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc+",
+        None,
+    ),
+    (
+        "empty coding first",
+        "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: , chunked\r\n\r\n0\r\n\r\n+",
+        None,
+    ),
+    (
+        "another scheme",
+        "GET ftp://x/a HTTP/1.1\r\nHost: x\r\n\r\n+",
+        None,
+    ),
+    (
+        "codings of the answer",
+        "GET /a HTTP/1.1\r\nHost: x\r\nConnection: TE, Keep-Alive\r\nTE: trailers, gzip\r\nKeep-Alive: max=0\r\nTrailer: Host\r\n\r\n+",
+        Some(("GET", "/a", "")),
+    ),
+    (
         "chunked is not the last",
         "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n+",
         None,

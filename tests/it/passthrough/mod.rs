@@ -1,5 +1,6 @@
 //! What is passed through, over whole programs and real upstreams.
 
+mod answer_table;
 pub(crate) mod answers;
 pub(crate) mod away;
 mod balance;

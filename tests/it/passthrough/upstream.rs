@@ -284,10 +284,11 @@ fn answer<S: Read + Write>(
             let body = if is_head { "" } else { "3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nX-Trailer: t\r\n\r\n" };
             (format!("{head}{body}").into_bytes(), true)
         }
-        // The answer is the query.
-        "/raw" => {
+        // The answer is the query; the connection ends after it, or stays open.
+        "/raw" | "/raw-open" => {
             let query = seen.target.split_once('?').unwrap_or_default().1;
-            (percent_encoding::percent_decode_str(query).collect(), false)
+            let stays = path == "/raw-open";
+            (percent_encoding::percent_decode_str(query).collect(), stays)
         }
         "/until-close" => (b"HTTP/1.1 200 OK\r\n\r\nabcdefg".to_vec(), false),
         "/reset" | "/refuse-reset" => (Vec::new(), false),

@@ -14,6 +14,7 @@ use snapgate::adapters::proxmox::Proxmox;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock};
 
+use crate::conformance::begin_as_planned;
 use crate::proxmox::ProxmoxServer;
 
 pub(crate) fn by() -> Deadline {
@@ -73,9 +74,7 @@ pub(crate) async fn begun(
     number: u64,
 ) -> Result<BeginOutcome, AdapterError> {
     let before = adapter.baseline(intent, key(number), by()).await?;
-    adapter
-        .begin(intent, key(number), before.as_ref(), by())
-        .await
+    begin_as_planned(adapter, intent, key(number), before.as_ref(), by()).await
 }
 
 /// The end of a task.

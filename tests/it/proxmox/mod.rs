@@ -334,6 +334,9 @@ impl Adapter for OfKind {
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.inner.read_vm(vm, by).await
     }
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.inner.list_vms(range, by).await
+    }
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -342,8 +345,20 @@ impl Adapter for OfKind {
     ) -> Result<BackupPage, AdapterError> {
         self.inner.list_backups(vm, page, by).await
     }
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.inner.query_backups(vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.inner.read_backup(target, by).await
+    }
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.inner.preview(intent, by).await
     }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.inner.needs_baseline(intent)

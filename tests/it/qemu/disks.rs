@@ -14,6 +14,7 @@ use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
+use crate::conformance::begin_as_planned;
 use crate::conformance::{AdapterFixture as _, by, create, key, on, run};
 use crate::harness::eventually;
 use crate::memory_annotations::MemoryAnnotations;
@@ -35,7 +36,7 @@ pub(crate) fn with(config: qemu::Config) -> qemu::Qemu {
 /// The refusal of a request that must have no effect.
 pub(crate) async fn refusal(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Fault {
     let before = adapter.baseline(intent, key(number), by()).await.unwrap();
-    let begun = adapter.begin(intent, key(number), before.as_ref(), by());
+    let begun = begin_as_planned(adapter, intent, key(number), before.as_ref(), by());
     let error = begun.await.expect_err("it is refused");
     assert_eq!(error.effect, Effect::None, "{number}: {error:?}");
     error.fault

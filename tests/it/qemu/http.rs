@@ -7,36 +7,23 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::harness::Process;
-use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::probe;
+use crate::harness::settings_for_alice;
 use crate::qemu::private_qemu::PrivateQemu;
 
 fn config(qemu: &PrivateQemu) -> String {
     let folder = qemu.folder.path().display();
-    let text = format!(
-        r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-[operations]
-store = "operations.db"
-[[backend]]
+    let text = settings_for_alice(&format!(
+        r#"[[backend]]
 name = "host"
 kind = "qemu"
 vms = ["web01"]
 [backend.qemu]
 qmp = "{folder}/{{vm}}.qmp"
 images = ["{folder}/{{vm}}.qcow2", "{folder}/{{vm}}-b.qcow2"]
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
 "#
-    );
+    ));
     let path = qemu.folder.path().join("snapgate.toml");
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()

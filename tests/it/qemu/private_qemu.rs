@@ -14,6 +14,7 @@ use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
+use crate::conformance::begin_as_planned;
 use crate::conformance::mortal_gateway::KillMoments;
 use crate::conformance::{self, by, create, key, on, run};
 use crate::harness::eventually;
@@ -238,6 +239,20 @@ pub(crate) fn annotated(config: qemu::Config, memory: &Arc<MemoryAnnotations>) -
 }
 
 impl conformance::AdapterFixture for PrivateQemu {
+    fn set_other_vm(&self, id: &str, exists: bool) -> bool {
+        for image in [format!("{id}.qcow2"), format!("{id}-b.qcow2")] {
+            let image = self.folder.path().join(image);
+            if exists {
+                std::fs::write(image, "").unwrap();
+            } else {
+                std::fs::remove_file(image).unwrap();
+            }
+        }
+        true
+    }
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
+        Some(Arc::new(plain(&self.folder.path().join("not-mounted"))))
+    }
     fn name(&self) -> &'static str {
         if self.running {
             "qemu, running"
@@ -270,6 +285,12 @@ impl conformance::AdapterFixture for PrivateQemu {
     fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         Arc::new(plain(self.folder.path()))
     }
+    fn pause(&self, paused: bool) -> bool {
+        if self.running {
+            self.ask(if paused { "stop" } else { "cont" }, json!({}));
+        }
+        self.running
+    }
     fn kill_moments(&self) -> KillMoments {
         KillMoments::All
     }
@@ -297,9 +318,7 @@ pub(crate) async fn begun(
     number: u64,
 ) -> (Option<Evidence>, TaskRef) {
     let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
-    let begun = adapter
-        .begin(intent, key(number), baseline.as_ref(), by())
-        .await;
+    let begun = begin_as_planned(adapter, intent, key(number), baseline.as_ref(), by()).await;
     match begun.unwrap() {
         BeginOutcome::Task(task) => (baseline, task),
         BeginOutcome::Done => panic!("{number}: it is a task"),

@@ -2,6 +2,7 @@
 //!
 //! Asked when a change begins, and again right before libvirt is called: what was true minutes ago may not be now.
 
+mod preview;
 mod restore;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::checks::Checks;
 use crate::adapters::libvirt::block_nodes;
 use crate::adapters::libvirt::block_nodes::BlockNode;
 use crate::adapters::libvirt::client::Client;
@@ -85,6 +87,7 @@ impl Inspector {
     pub(crate) async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
         let soon = self.clock.deadline(JOB_QUERY_TIMEOUT).earlier(by);
         match self.client.has_job(domain, soon).await {
+            // libvirt answers this at once unless a job holds the lock of the VM, so that silence is an answer too.
             Err(RpcError::TimedOut | RpcError::NotSent) => Ok(true),
             answer => answer,
         }
@@ -105,6 +108,7 @@ impl Inspector {
         definition_checks::check_condition(state.condition(domain.id))?;
         let live = self.client.domain_xml(&domain, by).await;
         let live = definition(&live?)?;
+        // Off: there is one definition. Asking twice could give two, if it is changed in between.
         let persistent = if domain.id < 0 {
             live.clone()
         } else {
@@ -124,8 +128,10 @@ impl Inspector {
     pub(crate) async fn check_create(&self, of: &Domain, by: Deadline) -> Result<(), AdapterError> {
         let now = self.read_vm(of, by).await?;
         let version = self.client.libvirt_version(by).await?;
+        // What libvirt can take a snapshot of depends on its version.
         definition_checks::check_create(&now.live, now.activity, version)?;
         self.check_persistent(&now.domain, by).await?;
+        // A snapshot of the disks alone would lack what the saved memory has not written yet.
         let kept = self.client.has_managed_save(&now.domain, by).await;
         if now.activity == VmActivity::Off && kept? {
             return Err(refuse(
@@ -192,6 +198,7 @@ impl Inspector {
         now: &CurrentVm,
         by: Deadline,
     ) -> Result<Option<Vec<BlockNode>>, AdapterError> {
+        // Without a process there is no monitor to ask.
         if !self.looks_at_disks || now.activity == VmActivity::Off {
             return Ok(None);
         }
@@ -204,6 +211,7 @@ impl Inspector {
     pub(crate) async fn check_delete(
         &self,
         which: &LoadedSnapshot,
+        checks: &mut Checks,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let now = self
@@ -214,12 +222,14 @@ impl Inspector {
         let then = which.xml.definition.as_ref();
         let used = then.filter(|_| !is_on).unwrap_or(&now.live);
         let disks = self.view_saved_disks(&which.xml, used, by).await?;
+        // Of a running VM QEMU deletes the snapshot only from the disks that it has, and reports success.
         if let (true, Some(then)) = (is_on, then) {
-            self.check_attached(which, then, &now, by).await?;
+            checks.record(self.check_attached(which, then, &now, by).await)?;
         }
-        disk_checks::check_reachable(&disks, is_on)?;
-        if let Some(nodes) = self.block_nodes(&now, by).await? {
-            disk_checks::check_in_use(&disks, &nodes)?;
+        checks.record(disk_checks::check_reachable(&disks, is_on))?;
+        let nodes = checks.record(self.block_nodes(&now, by).await)?;
+        if let Some(nodes) = nodes.flatten() {
+            checks.record(disk_checks::check_in_use(&disks, &nodes))?;
         }
         Ok(())
     }

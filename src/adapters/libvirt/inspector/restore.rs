@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::checks::Checks;
 use crate::adapters::libvirt::block_nodes;
 use crate::adapters::libvirt::config::ManagedSave;
 use crate::adapters::libvirt::definition_checks;
@@ -28,59 +29,81 @@ use crate::model::FaultKind;
 use crate::public_text;
 
 impl Inspector {
-    /// Whether the VM can be restored from the snapshot, and how.
+    /// Whether the VM can be restored from the snapshot, and how. `None`: not, and the checks have why.
     pub(crate) async fn check_restore(
         &self,
         from: &LoadedSnapshot,
         settings: RestoreSettings,
+        checks: &mut Checks,
         by: Deadline,
-    ) -> Result<RestorableVm, AdapterError> {
+    ) -> Result<Option<RestorableVm>, AdapterError> {
         let saved = &from.xml;
-        definition_checks::check_snapshot(saved)?;
-        let now = self.read_vm(&from.snapshot.domain, by).await?;
-        self.check_idle(&now.domain, by).await?;
-        if now.is_saving {
-            // It may have ended since: a restore would then leave a VM paused that ran before.
-            return Err(refuse(
-                FaultKind::Busy,
-                public_text!(
-                    "The VM is paused while a snapshot of it or its memory is being saved; nothing was changed. Try again later, or resume the VM if nothing is in progress."
-                ),
-            ));
-        }
-        self.check_persistent(&now.domain, by).await?;
+        checks.record(definition_checks::check_snapshot(saved))?;
+        let now = checks.record(self.read_vm(&from.snapshot.domain, by).await)?;
+        let Some(now) = now else { return Ok(None) };
+        self.check_undisturbed(&now, checks, by).await?;
         let plan = definition_checks::plan_revert(settings.after, now.activity, saved.memory);
-        self.check_same_definition(saved, &now, by).await?;
+        self.check_same_definition(saved, &now, checks, by).await?;
         if plan.starts(saved.memory)
             && let Some(then) = &saved.definition
         {
-            self.check_startable(&then.needs, &now, by).await?;
+            checks.record(self.check_startable(&then.needs, &now, by).await)?;
         }
-        let disks = self.view_saved_disks(saved, &now.live, by).await?;
-        let nodes = self.block_nodes(&now, by).await?;
-        if nodes.is_some() {
-            block_nodes::check_no_block_job(&self.client, &now.domain, by).await?;
-        }
-        self.check_unshared(&now, &disks, by).await?;
-        disk_checks::check_reachable(&disks, now.activity != VmActivity::Off)?;
-        if now.activity == VmActivity::Off {
-            self.check_openable(&now, by).await?;
-        }
-        if let Some(nodes) = &nodes {
-            disk_checks::check_in_use(&disks, nodes)?;
-            disk_checks::check_no_bitmaps(nodes)?;
-        }
-        disk_checks::check_snapshot_held(saved, &disks, nodes.as_deref())?;
-        self.check_backing_chains(saved, &now, by).await?;
-        let has_managed_save = self.check_managed_save(&now.domain, settings, by).await?;
-        Ok(RestorableVm {
+        self.check_disks(saved, &now, checks, by).await?;
+        checks.record(self.check_backing_chains(saved, &now, by).await)?;
+        let kept = self.check_managed_save(&now.domain, settings, by).await;
+        let kept = checks.record(kept)?;
+        Ok(kept.map(|has_managed_save| RestorableVm {
             plan,
             domain: now.domain,
             has_managed_save,
-        })
+        }))
     }
 
-    async fn check_idle(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
+    /// Whether nothing else is being done to the VM, and it would survive a restore that fails.
+    async fn check_undisturbed(
+        &self,
+        now: &CurrentVm,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        checks.record(self.check_no_job(&now.domain, by).await)?;
+        checks.record(self.check_no_checkpoints(&now.domain, by).await)?;
+        checks.record(check_not_saving(now))?;
+        checks.record(self.check_persistent(&now.domain, by).await)?;
+        Ok(())
+    }
+
+    /// Whether every disk can be restored, and holds the snapshot.
+    async fn check_disks(
+        &self,
+        saved: &SnapshotXml,
+        now: &CurrentVm,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let disks = self.view_saved_disks(saved, &now.live, by).await?;
+        let nodes = checks.record(self.block_nodes(now, by).await)?.flatten();
+        if nodes.is_some() {
+            let jobs = block_nodes::check_no_block_job(&self.client, &now.domain, by).await;
+            checks.record(jobs)?;
+        }
+        checks.record(self.check_unshared(now, &disks, by).await)?;
+        let is_on = now.activity != VmActivity::Off;
+        checks.record(disk_checks::check_reachable(&disks, is_on))?;
+        if !is_on {
+            checks.record(self.check_openable(now, by).await)?;
+        }
+        if let Some(nodes) = &nodes {
+            checks.record(disk_checks::check_in_use(&disks, nodes))?;
+            checks.record(disk_checks::check_no_bitmaps(nodes))?;
+        }
+        let held = disk_checks::check_snapshot_held(saved, &disks, nodes.as_deref());
+        checks.record(held)?;
+        Ok(())
+    }
+
+    async fn check_no_job(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
         let busy = self.is_busy(domain, by).await;
         if busy? {
             return Err(refuse(
@@ -90,6 +113,14 @@ impl Inspector {
                 ),
             ));
         }
+        Ok(())
+    }
+
+    async fn check_no_checkpoints(
+        &self,
+        domain: &Domain,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
         let checkpoints = self.client.checkpoints(domain, by).await;
         if let Some(one) = checkpoints?.first() {
             return Err(refuse(
@@ -127,19 +158,27 @@ impl Inspector {
         &self,
         saved: &SnapshotXml,
         now: &CurrentVm,
+        checks: &mut Checks,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let version = self.client.libvirt_version(by).await?;
         let then = saved.definition.as_ref();
         let flash = then.map(|then| then.flash.as_ref());
-        definition_checks::check_firmware(flash, now.live.flash.as_ref(), version)?;
+        let firmware = definition_checks::check_firmware(flash, now.live.flash.as_ref(), version);
+        checks.record(firmware)?;
         let Some(then) = then else {
             return Ok(());
         };
-        definition_checks::check_same_disks(then, &now.live, "")?;
+        checks.record(definition_checks::check_same_disks(then, &now.live, ""))?;
         // A restore replaces the persistent definition, too.
         let persistent = saved.persistent.as_ref().unwrap_or(then);
-        definition_checks::check_same_disks(persistent, &now.persistent, " (after its next start)")
+        let when = " (after its next start)";
+        checks.record(definition_checks::check_same_disks(
+            persistent,
+            &now.persistent,
+            when,
+        ))?;
+        Ok(())
     }
 
     /// Whether everything but the disks is there that the VM of the backup needs in order to start.
@@ -267,4 +306,17 @@ impl Inspector {
         }
         image_users::check_unshared(&self.client, &now.domain, &targets, is_local, by).await
     }
+}
+
+fn check_not_saving(now: &CurrentVm) -> Result<(), AdapterError> {
+    if !now.is_saving {
+        return Ok(());
+    }
+    // It may have ended since: a restore would then leave a VM paused that ran before.
+    Err(refuse(
+        FaultKind::Busy,
+        public_text!(
+            "The VM is paused while a snapshot of it or its memory is being saved; nothing was changed. Try again later, or resume the VM if nothing is in progress."
+        ),
+    ))
 }

@@ -250,6 +250,16 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             refusals: &[Code::NoSuchBackup, Code::NotReady, Code::MalformedForm],
             ..CHANGED
         },
+        (RouteKind::Plan, _) => Operation {
+            id: "planBackup",
+            summary: "What a restore or a delete would do. Nothing is changed.",
+            own: &["vm", "b"],
+            answer: "The plan.",
+            schema: "Plan",
+            media: &[negotiate::PLAN, negotiate::JSON],
+            refusals: &[Code::NoSuchBackup],
+            ..READ
+        },
         (RouteKind::Backups, &Method::GET) => Operation {
             id: "listBackups",
             summary: "The backups of a VM that the caller may see, in order of their ids.",

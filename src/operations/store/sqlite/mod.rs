@@ -6,6 +6,7 @@ mod annotation_rows;
 mod annotations;
 mod errors;
 mod integers;
+mod list_sql;
 mod open;
 mod reader;
 mod sqlite_store;

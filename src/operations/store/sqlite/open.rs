@@ -16,7 +16,7 @@ use crate::operations::store::error::OpenError;
 /// Marks the file as a store of this program in its header: `snpg`.
 const APPLICATION_ID: i64 = 0x736e_7067;
 /// The format of the tables. A newer one is refused.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// The oldest format that is upgraded when it is opened.
 const OLDEST_SCHEMA: i64 = 1;
 
@@ -37,6 +37,30 @@ CREATE TABLE annotations(
     PRIMARY KEY(backend, vm, backup)
 ) STRICT, WITHOUT ROWID;
 UPDATE meta SET value = 2 WHERE name = 'schema';
+COMMIT;
+";
+
+/// Upgrades format 2 to format 3, in one transaction: the time of acceptance as a column, and an index for every filter of
+/// lists, each in the order of lists, which is that of (time, number). SQLite adds the number to each index by itself. The
+/// outcome is known once and does not change, so that only the end of an operation writes to that index.
+const UPGRADE_FROM_2: &str = "
+BEGIN IMMEDIATE;
+ALTER TABLE operations ADD COLUMN created INTEGER NOT NULL DEFAULT 0;
+UPDATE operations SET created = CASE WHEN json_valid(record)
+    THEN coalesce(CAST(json_extract(record, '$.operation.created') AS INTEGER), 0) ELSE 0 END;
+DROP INDEX by_principal;
+DROP INDEX by_target;
+DROP INDEX by_vm;
+DROP INDEX by_live;
+CREATE INDEX by_created ON operations(created);
+CREATE INDEX by_verb ON operations(verb, created);
+CREATE INDEX by_vm ON operations(vm, created);
+CREATE INDEX by_backup ON operations(backup, created);
+CREATE INDEX by_principal ON operations(principal, created);
+CREATE INDEX by_live ON operations(created) WHERE live = 1;
+CREATE INDEX by_outcome ON operations(
+    (CASE phase WHEN 'not-executed' THEN 'failed' ELSE phase END), created) WHERE live = 0;
+UPDATE meta SET value = 3 WHERE name = 'schema';
 COMMIT;
 ";
 
@@ -109,10 +133,12 @@ pub(super) fn open(file: &Path) -> Result<(Connection, Lock), OpenError> {
     let connection = connect(file).map_err(|error| sqlite_error(file, &error))?;
     let found = check(file, &connection)?;
     configure(&connection).map_err(|error| sqlite_error(file, &error))?;
-    if found < SCHEMA {
-        connection
-            .execute_batch(UPGRADE_FROM_1)
-            .map_err(|error| sqlite_error(file, &error))?;
+    for (format, upgrade) in [(1, UPGRADE_FROM_1), (2, UPGRADE_FROM_2)] {
+        if found <= format {
+            connection
+                .execute_batch(upgrade)
+                .map_err(|error| sqlite_error(file, &error))?;
+        }
     }
     connection
         .execute_batch(SCOPE_KEYS)
@@ -152,7 +178,7 @@ fn create(file: &Path) -> Result<(), OpenError> {
     }
     open_private(OpenOptions::new().write(true).create_new(true), &new_file)?;
     let connection = connect(&new_file).map_err(|error| sqlite_error(&new_file, &error))?;
-    for step in [CREATE_FORMAT_1, UPGRADE_FROM_1, SCOPE_KEYS] {
+    for step in [CREATE_FORMAT_1, UPGRADE_FROM_1, UPGRADE_FROM_2, SCOPE_KEYS] {
         connection
             .execute_batch(step)
             .map_err(|error| sqlite_error(&new_file, &error))?;

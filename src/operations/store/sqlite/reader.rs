@@ -12,6 +12,7 @@ use rusqlite::OptionalExtension;
 use rusqlite::Row;
 use rusqlite::ToSql;
 use rusqlite::params;
+use rusqlite::params_from_iter;
 use tokio::sync::Semaphore;
 
 use crate::model::BackupId;
@@ -22,17 +23,26 @@ use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::model::limits;
-use crate::operations::api::ListQuery;
+use crate::operations::list_query::ListCount;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 use crate::operations::store::contract::Counts;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
 use crate::operations::store::sqlite::errors::already_failed;
 use crate::operations::store::sqlite::errors::classify;
 use crate::operations::store::sqlite::integers::to_integer;
+use crate::operations::store::sqlite::list_sql;
+use crate::operations::store::sqlite::list_sql::ListStatement;
+use crate::operations::store::sqlite::list_sql::ListedRow;
 use crate::operations::store::sqlite::open;
 
 /// Reads at once; each has a connection and a page cache.
 const READERS: u16 = 4;
+/// Where the statement of a list has the record.
+const RECORD_COLUMN: usize = 7;
+/// Statements that a connection keeps prepared: those of lists, twice seven, and all others.
+const STATEMENTS_KEPT: usize = 32;
 /// Unreadable records that are counted; beyond it the number is a minimum.
 const SET_ASIDE_MAX: usize = 10_000;
 
@@ -109,6 +119,7 @@ impl Readers {
     fn connect(&self) -> rusqlite::Result<Connection> {
         let connection = open::connect(&self.file)?;
         connection.pragma_update(None, "query_only", true)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         Ok(connection)
     }
 
@@ -151,41 +162,50 @@ impl Readers {
             .transpose()
     }
 
-    pub(super) fn list(&self, db: &Connection, query: &ListQuery) -> Read<Vec<Arc<Operation>>> {
-        let mut sql = "SELECT seq, record FROM operations WHERE seq < ?".to_owned();
-        let before = query
-            .before
-            .map_or(i64::MAX, |before| to_integer(before.number()));
-        let mut values: Vec<&dyn ToSql> = vec![&before];
-        let principal = query.principal.as_ref().map(PrincipalName::as_str);
-        let verb = query.selector.verb.map(crate::model::Verb::as_str);
-        let vm = query.selector.vm.as_ref().map(crate::model::VmId::as_str);
-        let backup = query.selector.backup.as_ref().map(BackupId::as_str);
-        let columns = [
-            (" AND principal = ?", &principal),
-            (" AND verb = ?", &verb),
-            (" AND vm = ?", &vm),
-            (" AND backup = ?", &backup),
-        ];
-        for (condition, value) in columns {
-            if value.is_some() {
-                sql.push_str(condition);
-                values.push(value);
+    pub(super) fn list(&self, db: &Connection, query: &ListQuery) -> Read<ListPage> {
+        let found = self.walk_page(db, query).and_then(|mut page| {
+            if query.count {
+                page.count = Some(count_matches(db, query)?);
+            }
+            Ok(page)
+        });
+        found.map_err(|error| classify(&error))
+    }
+
+    /// One page, or what could be found of it within the limit of work.
+    fn walk_page(&self, db: &Connection, query: &ListQuery) -> rusqlite::Result<ListPage> {
+        let start = list_sql::find_start(db, query.start)?;
+        let walk = ListStatement::new(query, start);
+        let mut statement = db.prepare_cached(&walk.sql)?;
+        let mut rows = statement.query(params_from_iter(walk.values))?;
+        let limit = usize::from(query.limit.clamp(1, limits::PAGE_MAX));
+        let mut page = ListPage::default();
+        let (mut passed_over, mut last, mut last_listed) = (0_usize, None, None);
+        while let Some(row) = rows.next()? {
+            if passed_over == limits::LIST_WORK_MAX {
+                page.next = last;
+                break;
+            }
+            let listed = ListedRow::read(row)?;
+            last = listed.as_ref().map(|listed| listed.position).or(last);
+            let record = match listed.filter(|listed| listed.is_listed(query)) {
+                // One more than the page has: there is a next page.
+                Some(_) if page.operations.len() == limit => {
+                    page.next = last_listed;
+                    break;
+                }
+                Some(_) => self.decode(&(row.get(0)?, row.get(RECORD_COLUMN)?)).ok(),
+                None => None,
+            };
+            match record {
+                Some(operation) => {
+                    last_listed = last;
+                    page.operations.push(operation);
+                }
+                None => passed_over = passed_over.saturating_add(1),
             }
         }
-        match query.unfinished {
-            Some(true) => sql.push_str(" AND live = 1"),
-            Some(false) => sql.push_str(" AND live = 0"),
-            None => {}
-        }
-        sql.push_str(" ORDER BY seq DESC LIMIT ?");
-        let limit = query.limit.clamp(1, limits::PAGE_MAX);
-        values.push(&limit);
-        let rows = query_rows(db, &sql, values.as_slice())?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| self.decode(row).ok())
-            .collect())
+        Ok(page)
     }
 
     pub(super) fn unfinished(&self, db: &Connection) -> Read<Vec<Arc<Operation>>> {
@@ -221,6 +241,25 @@ impl Readers {
             .and_then(|number| u64::try_from(number).ok())
             .map(Timestamp::from_millis))
     }
+}
+
+/// How many operations match, as far as the limit of work allows to know.
+fn count_matches(db: &Connection, query: &ListQuery) -> rusqlite::Result<ListCount> {
+    let walk = ListStatement::new(query, None);
+    let mut statement = db.prepare_cached(&walk.sql)?;
+    let mut rows = statement.query(params_from_iter(walk.values))?;
+    let (mut seen, mut count) = (0_usize, 0_usize);
+    while let Some(row) = rows.next()? {
+        if seen == limits::LIST_COUNT_MAX {
+            return Ok(ListCount::AtLeast(count));
+        }
+        seen = seen.saturating_add(1);
+        let listed = ListedRow::read(row)?;
+        if listed.is_some_and(|listed| listed.is_listed(query)) {
+            count = count.saturating_add(1);
+        }
+    }
+    Ok(ListCount::Exact(count))
 }
 
 fn seq_and_record(row: &Row<'_>) -> rusqlite::Result<(i64, String)> {

@@ -15,7 +15,8 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
-use crate::operations::api::ListQuery;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 use crate::operations::store::contract::Counts;
 use crate::operations::store::contract::Created;
 use crate::operations::store::contract::Store;
@@ -121,7 +122,7 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError> {
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         let query = query.clone();
         Readers::run(&self.0.readers, move |readers, db| readers.list(db, &query)).await
     }

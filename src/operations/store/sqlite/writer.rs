@@ -92,17 +92,22 @@ impl Writer {
 
     /// Commits the writes in one transaction and answers them.
     fn commit(&mut self, writes: Vec<Write>) {
+        // Once the file is suspect nothing is written any more, not even what would succeed: only a restart reads
+        // what is really there.
         if self.has_failed.load(Ordering::Acquire) {
             for write in writes {
                 refuse(write, &already_failed());
             }
             return;
         }
+        // Measured with the sync, which is what callers wait for.
         let began = self.clock.instant();
         let mut applied = Vec::with_capacity(writes.len());
+        // Kept outside of the call: after an error, what is left in it was never tried and must be answered as well.
         let mut remaining = writes.into_iter();
         let outcome = self.apply_all(&mut remaining, &mut applied);
         match outcome {
+            // After the commit and never before: an answer is what lets a 202 leave.
             Ok(()) => {
                 let took = self.clock.instant().saturating_duration_since(began);
                 self.metrics.operations.record_store_commit("sqlite", took);
@@ -134,11 +139,15 @@ impl Writer {
     ) -> rusqlite::Result<()> {
         let transaction = self
             .connection
+            // The write lock at once. A deferred transaction could fail half way with SQLITE_BUSY, after some writes
+            // were applied.
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         for write in writes {
             match write {
                 Write::Create(operation, record, answer) => {
                     match create(&transaction, &operation, &record) {
+                        // A conflict is an answer to this caller, not an error of the transaction: the other writes
+                        // go on.
                         Ok(made) => applied.push(Applied::Created(answer, made)),
                         Err(error) => {
                             applied.push(Applied::Created(answer, Err(classify(&error))));
@@ -157,6 +166,7 @@ impl Writer {
                 }
                 Write::RemoveExpired(now, max, answer) => {
                     let removed = remove_expired(&transaction, now, max);
+                    // Queued before the error is returned, so that the caller is answered with the others.
                     let count = *removed.as_ref().unwrap_or(&0);
                     applied.push(Applied::Expired(answer, count));
                     removed?;
@@ -215,15 +225,20 @@ fn create(
     operation: &Operation,
     record: &str,
 ) -> rusqlite::Result<Result<Created, StoreError>> {
+    // Looked up in the transaction of the insert: between an earlier look and this one, the same key may have been
+    // committed.
     if let Some(key) = &operation.idempotency
         && let Some(found) = find_by_key(transaction, operation, key)?
     {
         return Ok(found);
     }
     let key = operation.idempotency.as_ref();
-    let sql = "INSERT INTO operations(seq, revision, verb, backend, vm, backup, principal, phase, live,
-         idem_key, idem_fingerprint, expires, record) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
+    let sql =
+        "INSERT INTO operations(seq, revision, verb, backend, vm, backup, principal, phase, live,
+         idem_key, idem_fingerprint, expires, record, created)
+         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)
          ON CONFLICT(seq) DO NOTHING";
+    // A sequence number that exists is a defect, and must not fail the writes of the others in this transaction.
     let made = transaction.prepare_cached(sql)?.execute(params![
         to_integer(operation.seq.number()),
         to_integer(operation.revision.0),
@@ -240,6 +255,7 @@ fn create(
             .expires
             .map(|expire| to_integer(expire.as_millis())),
         record,
+        to_integer(operation.created.as_millis()),
     ])?;
     Ok(if made == 1 {
         Ok(Created::New)
@@ -283,6 +299,8 @@ fn find_by_key(
     let unreadable = |why: String| Err(StoreError::Unavailable(why));
     Ok(Some(match seq {
         None => unreadable("the sequence number is out of range".to_owned()),
+        // Compared in the columns: even a record that cannot be decoded keeps its key from being used for something
+        // else.
         Some(seq) if fingerprint != key.fingerprint.0 => Err(StoreError::KeyReused(seq)),
         Some(_) => match record::decode(&text) {
             Ok(operation) => Ok(Created::Replayed(Arc::new(operation))),
@@ -298,6 +316,7 @@ fn update(
 ) -> rusqlite::Result<Result<(), StoreError>> {
     let seq = to_integer(operation.seq.number());
     let revision = to_integer(operation.revision.0);
+    // Compare and set: a writer that decided on an older state changes no row, and is answered with a conflict.
     let before = to_integer(operation.revision.0.saturating_sub(1));
     let phase = operation.phase.as_str();
     let changed = if operation.phase.is_final() {
@@ -331,6 +350,7 @@ fn remove_expired(
     now: Timestamp,
     max: u16,
 ) -> rusqlite::Result<usize> {
+    // Read before the rows go: the highest may be among them.
     let highest: Option<i64> =
         transaction.query_row("SELECT max(seq) FROM operations", [], |row| row.get(0))?;
     let sql = "DELETE FROM operations WHERE seq IN (SELECT seq FROM operations
@@ -342,6 +362,7 @@ fn remove_expired(
         if let Some(highest) = highest {
             put_meta(transaction, "highest", highest)?;
         }
+        // A few pages each time. Shrinking the whole file at once would hold up the writes of requests.
         transaction.execute_batch("PRAGMA incremental_vacuum(64)")?;
     }
     Ok(removed)

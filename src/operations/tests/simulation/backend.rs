@@ -16,11 +16,15 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::operation_number_as_id;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Description;
 use crate::model::Evidence;
@@ -30,14 +34,18 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Verb;
+use crate::model::Version;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::operations::testing::backup;
 use crate::public_text;
 
@@ -99,6 +107,7 @@ impl SimBackend {
                 online: true,
                 memory: false,
                 consistent: true,
+                lists_vms: false,
             },
         }
     }
@@ -272,6 +281,10 @@ impl Adapter for SimBackend {
         ))
     }
 
+    async fn list_vms(&self, _: &VmRange, _: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
+    }
+
     async fn list_backups(
         &self,
         _: &VmId,
@@ -282,6 +295,15 @@ impl Adapter for SimBackend {
             backups: Vec::new(),
             more: false,
         })
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
@@ -304,6 +326,22 @@ impl Adapter for SimBackend {
             backup.description = Description::new(&text).ok();
         }
         Ok(backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        let vm = Vm {
+            id: intent.target.vm.clone(),
+            name: intent.target.vm.as_str().to_owned(),
+            description: None,
+            run_state: None,
+        };
+        let backup = self.read_backup(&intent.target, by).await?;
+        // The backup's version stands for whatever of the VM a plan covers.
+        let mark = Version::of_backup(&backup).to_string();
+        Ok(Preview {
+            vm_mark: Some(mark),
+            ..Preview::new(vm, backup)
+        })
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {

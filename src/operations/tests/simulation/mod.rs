@@ -26,6 +26,7 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
 use crate::model::Precondition;
+use crate::model::Verb;
 use crate::model::Version;
 use crate::operations::AcceptError;
 use crate::operations::BackendHandle;
@@ -278,7 +279,8 @@ async fn send_request(operations: &Arc<Operations>, world: &SimulatedWorld) {
     submit(operations, world, submission, key).await;
 }
 
-/// One request with a precondition on the version of its backup: the current one, or one that was read earlier.
+/// One request with a precondition on the version of its backup: the current one, or one that was read earlier. Half of those
+/// that plans are made of name a plan instead.
 async fn send_conditional_request(
     operations: &Arc<Operations>,
     world: &SimulatedWorld,
@@ -296,8 +298,19 @@ async fn send_conditional_request(
     if holds && held.is_some_and(|held| held != found) {
         return;
     }
+    let is_planned = matches!(intent.verb(), Verb::Restore | Verb::Delete)
+        && world.draw(|world| world.per_mille(500));
+    let condition = if is_planned {
+        // The plan of the simulated VM manager covers the version of the backup and nothing else.
+        let Ok(forecast) = operations.preview(&on, &intent, by).await else {
+            return;
+        };
+        Precondition::PlanUnchanged(forecast.preview.fingerprint(&intent.change))
+    } else {
+        Precondition::BackupUnchanged(found)
+    };
     let mut submission = testing::submission(operations.reserve(), intent);
-    submission.preconditions = vec![Precondition::BackupUnchanged(found)];
+    submission.preconditions = vec![condition];
     submission.known_changes = known_changes;
     submit(operations, world, submission, None).await;
 }

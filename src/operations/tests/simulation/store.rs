@@ -15,7 +15,8 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
-use crate::operations::api::ListQuery;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 use crate::operations::store::Counts;
 use crate::operations::store::Created;
 use crate::operations::store::Store;
@@ -165,8 +166,8 @@ impl Store for SimStore {
             .await
     }
 
-    async fn list(&self, _: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError> {
-        self.simulate_read(|state| state.disk.values().rev().cloned().collect())
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
+        self.simulate_read(|state| query.select(state.disk.values().cloned()))
             .await
     }
 

@@ -22,10 +22,17 @@ async fn a_store_of_the_format_before_is_upgraded_when_it_is_opened() {
     let before = Arc::new(operation(1, "vm", "b"));
     store.create(Arc::clone(&before)).await.unwrap();
     store.close().await;
-    // Format 1 is that of the first version: the same without the table.
+    // Format 2 is that of the version before: the same without the column and its indexes, with others instead.
     tamper(
         folder.path(),
-        "DROP TABLE annotations; UPDATE meta SET value = 1 WHERE name = 'schema'",
+        "DROP INDEX by_created; DROP INDEX by_verb; DROP INDEX by_vm; DROP INDEX by_backup;
+         DROP INDEX by_principal; DROP INDEX by_live; DROP INDEX by_outcome;
+         ALTER TABLE operations DROP COLUMN created;
+         CREATE INDEX by_principal ON operations(principal, seq);
+         CREATE INDEX by_target ON operations(backup, vm, seq);
+         CREATE INDEX by_vm ON operations(vm, seq);
+         CREATE INDEX by_live ON operations(seq) WHERE live = 1;
+         UPDATE meta SET value = 2 WHERE name = 'schema'",
     );
     for round in ["upgraded", "once only"] {
         let store = open(folder.path());
@@ -45,9 +52,13 @@ async fn a_store_of_the_format_before_is_upgraded_when_it_is_opened() {
         let db = rusqlite::Connection::open(&file).unwrap();
         let format = "SELECT value FROM meta WHERE name = 'schema'";
         let format: i64 = db.query_row(format, [], |row| row.get(0)).unwrap();
-        assert_eq!(format, 2, "{round}: format");
+        assert_eq!(format, 3, "{round}: format");
+        let created = "SELECT created FROM operations WHERE seq = 1";
+        let created: i64 = db.query_row(created, [], |row| row.get(0)).unwrap();
+        let expected = i64::try_from(before.created.as_millis()).unwrap();
+        assert_eq!(created, expected, "{round}: from the record");
     }
-    for (format, expected) in [(0, "does not exist"), (3, "newer version")] {
+    for (format, expected) in [(0, "does not exist"), (4, "newer version")] {
         tamper(
             folder.path(),
             &format!("UPDATE meta SET value = {format} WHERE name = 'schema'"),
@@ -114,7 +125,7 @@ async fn what_cannot_be_trusted_is_refused_and_not_changed() {
     let rows: [(&str, Damage, &str); 6] = [
         (
             "newer",
-            |folder| tamper(folder, "UPDATE meta SET value = 3"),
+            |folder| tamper(folder, "UPDATE meta SET value = 4"),
             "newer version",
         ),
         (

@@ -3,6 +3,7 @@
 mod annotations;
 mod failures;
 mod files_and_formats;
+mod lists;
 mod reads_and_writes;
 
 use std::path::Path;

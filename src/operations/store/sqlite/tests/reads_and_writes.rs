@@ -8,8 +8,9 @@ use crate::model::BackupId;
 use crate::model::PrincipalName;
 use crate::model::Verb;
 use crate::model::VmId;
-use crate::operations::api::ListQuery;
-use crate::operations::api::Selector;
+use crate::operations::ListQuery;
+use crate::operations::ListStart;
+use crate::operations::Selector;
 use crate::operations::store::Created;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
@@ -233,7 +234,7 @@ fn queries() -> Vec<(&'static str, ListQuery, Vec<u64>)> {
         (
             "before",
             ListQuery {
-                before: Some(seq(3)),
+                start: Some(ListStart::AfterOperation(seq(3))),
                 ..query()
             },
             vec![2, 1],
@@ -292,6 +293,7 @@ async fn lists_are_newest_first_and_filtered() {
     for (name, query, expected) in queries() {
         let found = store.list(&query).await.unwrap();
         let numbers: Vec<_> = found
+            .operations
             .iter()
             .map(|operation| operation.seq.number())
             .collect();

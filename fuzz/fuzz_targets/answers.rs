@@ -1,0 +1,11 @@
+//! Fuzzes `answers`: see `inputs/mod.rs`.
+#![no_main]
+
+#[path = "../inputs/mod.rs"]
+mod inputs;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| inputs::feed("answers", data));
+
+libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| {
+    inputs::mutation::answers(data, size, max, seed, libfuzzer_sys::fuzzer_mutate)
+});

@@ -1,0 +1,193 @@
+//! The commands, and which status the program ends with.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+use clap::error::ErrorKind;
+
+use crate::cli::CliError;
+use crate::cli::audit;
+use crate::cli::check;
+use crate::cli::demo;
+use crate::cli::explain;
+use crate::cli::folders;
+use crate::cli::hash_password;
+use crate::cli::init;
+use crate::cli::operations;
+use crate::cli::output::Output;
+use crate::cli::serve;
+use crate::cli::token;
+
+/// One small, safe backup and restore API in front of VM managers.
+#[derive(Debug, Parser)]
+#[command(name = "snapgate", version)]
+#[command(
+    after_help = "Exit status: 0 success, 64 usage error, 78 invalid configuration, 1 any other failure."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a gateway on a demo folder with two small VMs
+    Demo {
+        /// The demo folder [default: snapgate-demo]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Address and port of the API [default: 127.0.0.1:8080]
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<SocketAddr>,
+        /// Address and port of metrics and health [default: 127.0.0.1:8970]
+        #[arg(long, value_name = "ADDR")]
+        admin: Option<SocketAddr>,
+        /// Recreate the demo folder
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Validate a configuration and print a summary
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Connect to every backend and issuer, and print capabilities
+        #[arg(long)]
+        probe: bool,
+    },
+    /// Explain whether a request is allowed, and by which grant; exit status 1 if denied
+    Explain(explain::Question),
+    /// Write a start configuration, or prepare the folders of `files` backends
+    Init(init::Init),
+    /// Assign backups of a renamed VM of a `files` backend to its new id
+    AdoptBackups(folders::Adopt),
+    /// List, show, cancel and acknowledge operations
+    Operations {
+        #[command(subcommand)]
+        command: operations::OperationsCommand,
+    },
+    /// Verify an audit trail
+    Audit {
+        #[command(subcommand)]
+        task: audit::AuditCommand,
+    },
+    /// Create, list and revoke API tokens
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
+    /// Print the hash of a password for the configuration
+    HashPassword {
+        /// Use bcrypt instead of argon2id
+        #[arg(long)]
+        bcrypt: bool,
+    },
+    /// Print the version
+    Version,
+}
+
+/// The exit status for a usage error: `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+/// The exit status for an invalid configuration: `EX_CONFIG` of sysexits.h.
+const CONFIGURATION: u8 = 78;
+
+/// Runs the program with the arguments, streams and environment of the process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let mut output = Output::new(&mut out, &mut err);
+    run(std::env::args_os(), &mut output)
+}
+
+fn run(arguments: impl Iterator<Item = OsString>, output: &mut Output<'_>) -> ExitCode {
+    match Arguments::try_parse_from(arguments) {
+        Ok(done) => finish(execute(done.command, output), output),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ) =>
+        {
+            finish(
+                output.print(&error.to_string()).map_err(CliError::from),
+                output,
+            )
+        }
+        Err(error) => {
+            // A standard error that cannot be written to leaves the status as the only answer.
+            drop(output.complain(error.to_string().trim_end()));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
+    match command {
+        Command::Explain(question) => match explain::run(&question, output)? {
+            true => Ok(()),
+            false => Err(CliError::No),
+        },
+        Command::Serve { config } => serve::run(&config, output),
+        Command::Demo {
+            dir,
+            listen,
+            admin,
+            reset,
+        } => demo::run(
+            demo::Options {
+                dir,
+                listen,
+                admin,
+                reset,
+            },
+            output,
+        ),
+        Command::Check { config, probe } => check::run(&config, probe, output),
+        Command::Audit { task } => audit::run(&task, output),
+        Command::Init(wanted) => init::run(&wanted, output),
+        Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
+        Command::Operations { command } => operations::run(&command, output),
+        Command::Token { command } => token::run(command, output),
+        Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
+        Command::Version => {
+            Ok(output.print(concat!("snapgate ", env!("CARGO_PKG_VERSION"), "\n"))?)
+        }
+    }
+}
+
+fn finish(result: Result<(), CliError>, output: &mut Output<'_>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if !matches!(error, CliError::No) {
+        // A standard error that cannot be written to leaves the status as the only answer.
+        drop(output.complain(&error.to_string()));
+    }
+    match error {
+        CliError::Configuration(_) => ExitCode::from(CONFIGURATION),
+        CliError::Other(_) | CliError::No => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}
