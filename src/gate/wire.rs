@@ -14,6 +14,7 @@ use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::IgnoredMembers;
 use crate::model::Operation;
+use crate::model::OperationSeq;
 use crate::model::OperationState;
 use crate::model::Phase;
 use crate::model::PublicText;
@@ -285,13 +286,17 @@ pub(super) fn permissions(decisions: &[Decision]) -> Bytes {
     })
 }
 
-/// Deviation D8: `status` and `message` are there at 100 only. Deviation D11: `state`, `ignored` and the times are not in the source.
+/// Deviation D8: `status` and `message` are there at 100 only. Deviation D11: `seq`, `state`, `ignored` and the times are not in
+/// the source.
 #[derive(Serialize)]
 struct StatusShape {
     op: &'static str,
     progress: u8,
     target_uri: String,
     status_uri: String,
+    /// The number as text, since numbers of JSON above 2^53 are not exact everywhere. Clients that are generated from the
+    /// OpenAPI document read the Status by it.
+    seq: AsText<OperationSeq>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -352,6 +357,7 @@ fn status_shape(operation: &Operation) -> StatusShape {
         },
         target_uri: links::backup("", &target.vm, &target.backup),
         status_uri: links::status(operation),
+        seq: AsText(operation.seq),
         status,
         message,
         state: OperationState::from(operation.phase).as_str(),

@@ -7,12 +7,15 @@ use crate::runner::skip;
 
 /// Programs that tests run, and the Debian package or the file that brings each.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("bash", "Debian package bash"),
     ("curl", "Debian package curl"),
     ("h2load", "Debian package nghttp2-client"),
     ("haproxy", "Debian package haproxy"),
     ("ip", "Debian package iproute2"),
+    ("java", "Debian package default-jre-headless"),
     ("libvirtd", "tests/beds/libvirt.sh install"),
     ("nginx", "Debian package nginx-light"),
+    ("node", "Debian package nodejs"),
     ("openssl", "Debian package openssl"),
     ("prometheus", "Debian package prometheus"),
     ("promtool", "Debian package prometheus"),

@@ -31,7 +31,7 @@ pub(super) const PROBLEM: &str = "application/problem+json";
 pub(super) const JSON: &str = "application/json";
 const BACKUP_SLIP: &str = "application/vnd.com.sun.Backup.VM+json";
 const HTML: &str = "text/html";
-const FORM: &str = "application/x-www-form-urlencoded";
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A type that can be sent, with other types whose mention asks for it too.
 struct MediaOffer {

@@ -58,7 +58,7 @@ async fn the_examples_of_the_source_work_as_written() {
     let found = rig.send(&put).await;
     assert_eq!(status(&found), 202, "PUT");
     let text = str::from_utf8(found.response.body()).unwrap();
-    let start = r#"{"op":"update-Backup","progress":100,"target_uri":"/vms/33333/backups/456","status_uri":"/statuses?op=update-backup&seq=1","status":200,"message":"#;
+    let start = r#"{"op":"update-Backup","progress":100,"target_uri":"/vms/33333/backups/456","status_uri":"/statuses?op=update-backup&seq=1","seq":"1","status":200,"message":"#;
     assert!(text.starts_with(start), "members in order: {text}");
 }
 

@@ -1,38 +1,58 @@
-//! What the document says of each operation.
-
-use http::Method;
+//! What the document says of each operation: the table of the first edition, and what follows from its columns.
+//!
+//! `finding.rs` has the rows of the second edition.
 
 use crate::gate::Code;
-use crate::gate::RouteSpec;
 use crate::gate::negotiate;
-use crate::gate::route::RouteKind;
+use crate::gate::tests::openapi::finding;
 
-/// One method on one route.
+/// One method on one path.
 pub(super) struct Operation {
+    pub(super) path: &'static str,
+    pub(super) method: &'static str,
     pub(super) id: &'static str,
     pub(super) summary: &'static str,
+    pub(super) description: &'static str,
     pub(super) tag: &'static str,
     /// Whether credentials are needed.
     pub(super) credentials: bool,
     /// Whether the specification version is needed.
-    versioned: bool,
+    pub(super) versioned: bool,
     /// Names of parameters beside those that follow from the rest.
-    own: &'static [&'static str],
+    pub(super) own: &'static [&'static str],
     /// Whether it changes something.
-    changes: bool,
-    /// Schema and media types of the body, and whether there must be one.
-    pub(super) body: Option<(&'static str, &'static [&'static str], bool)>,
+    pub(super) changes: bool,
+    /// The name of the shared description of the body.
+    pub(super) body: Option<&'static str>,
     /// The answer when all is well.
-    pub(super) status: u16,
-    pub(super) answer: &'static str,
-    pub(super) schema: &'static str,
-    pub(super) media: &'static [&'static str],
-    pub(super) headers: &'static [&'static str],
+    pub(super) answer: Answer,
     /// Whether the answer has a tag that `If-None-Match` can name.
     pub(super) is_tagged: bool,
     /// Refusals beside those that follow from the rest.
-    refusals: &'static [Code],
+    pub(super) refusals: &'static [Code],
 }
+
+/// What is sent when all is well.
+pub(super) enum Answer {
+    /// 202 with a Status, which all changes share.
+    Accepted,
+    /// 200 with a body of its own.
+    Own(Body),
+}
+
+/// The body of a 200.
+pub(super) struct Body {
+    pub(super) description: &'static str,
+    /// The name of the schema.
+    pub(super) schema: &'static str,
+    pub(super) media: &'static [&'static str],
+    pub(super) headers: &'static [&'static str],
+    /// Names of shared examples.
+    pub(super) examples: &'static [&'static str],
+}
+
+/// Whether the lists have all filters, `sort`, `cursor` and `count`.
+pub(super) const ALL_FILTERS: bool = true;
 
 /// The codes of no operation here: what only a Status reports, other methods, and what is passed on.
 pub(super) const ELSEWHERE: &[Code] = &[
@@ -114,14 +134,22 @@ impl Operation {
     /// Every code it can be refused with.
     pub(super) fn codes(&self) -> Vec<Code> {
         let mut codes = ANY.to_vec();
+        if self.method != "GET" {
+            codes.push(Code::CrossSite);
+        }
+        if self.takes_plans() {
+            codes.extend([Code::PlanStale, Code::InvalidParameter]);
+        }
         if self.credentials {
             codes.extend(KNOWN);
         }
         if self.versioned {
             codes.push(Code::MissingSpecificationVersion);
+        }
+        if self.has_vm() {
             codes.extend(VM);
         }
-        if self.versioned && self.changes {
+        if self.has_vm() && self.changes {
             codes.extend(CHANGE);
         }
         if self.body.is_some() {
@@ -132,6 +160,16 @@ impl Operation {
         }
         codes.extend(self.refusals);
         codes
+    }
+
+    /// Whether `If-Plan` is looked at.
+    fn takes_plans(&self) -> bool {
+        PLANNED.contains(&self.id)
+    }
+
+    /// Whether it names one VM, in the path or in the query.
+    fn has_vm(&self) -> bool {
+        self.own.contains(&"vm") || self.own.contains(&"vmQuery")
     }
 
     /// Whether `If-Match` is looked at.
@@ -150,7 +188,7 @@ impl Operation {
         if self.credentials {
             names.push("Prefer");
         }
-        if self.versioned && self.changes {
+        if self.has_vm() && self.changes {
             names.push("IdempotencyKey");
         }
         if self.is_conditional() {
@@ -159,154 +197,214 @@ impl Operation {
         if self.is_tagged {
             names.push("IfNoneMatch");
         }
+        if self.takes_plans() {
+            names.push("IfPlan");
+        }
         names
     }
 }
 
-const READ: Operation = Operation {
+/// What can be planned.
+const PLANNED: [&str; 2] = ["deleteBackup", "restoreBackup"];
+
+/// What most reads have in common.
+pub(super) const READ: Operation = Operation {
+    path: "",
+    method: "GET",
     id: "",
     summary: "",
+    description: "",
     tag: "backups",
     credentials: true,
     versioned: true,
     own: &[],
     changes: false,
     body: None,
-    status: 200,
-    answer: "",
-    schema: "",
-    media: &[],
-    headers: &["ETag", "Cache-Control", "Vary"],
+    answer: Answer::Accepted,
     is_tagged: true,
     refusals: &[],
 };
 
 const CHANGED: Operation = Operation {
     changes: true,
-    status: 202,
-    answer: "Accepted and durable: the Status of the operation.",
-    schema: "Status",
-    media: &[negotiate::STATUS, negotiate::JSON],
-    headers: &[
-        "Location",
-        "Content-Location",
-        "Retry-After",
-        "Cache-Control",
-    ],
     is_tagged: false,
     ..READ
 };
 
 const CREATE: Operation = Operation {
-    summary: "Makes a backup of the VM.",
-    body: Some(("NewBackup", BACKUPS_TAKEN, true)),
-    refusals: &[Code::MissingMember, Code::NameTaken, Code::LengthRequired],
+    method: "POST",
+    body: Some("NewBackup"),
     ..CHANGED
 };
 
-/// In the order of preference; the source's slip is taken too, and not described.
-const BACKUPS_TAKEN: &[&str] = &[negotiate::BACKUP, negotiate::JSON];
+/// Headers of answers that can be asked for under a condition.
+pub(super) const TAGGED: &[&str] = &["ETag", "Cache-Control", "Vary"];
 
-/// What the document says of the method on the route.
-#[expect(clippy::too_many_lines, reason = "a table")]
-pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
-    let method: Method = method.parse().unwrap();
-    match (route.kind, &method) {
-        (RouteKind::Backup, &Method::GET) => Operation {
-            id: "readBackup",
-            summary: "One backup.",
-            own: &["vm", "b"],
-            answer: "The backup.",
+/// What the document says of the method on the path.
+pub(super) fn find(path: &str, method: &str) -> &'static Operation {
+    let mut all = FIRST_EDITION.iter().chain(finding::SECOND_EDITION);
+    all.find(|operation| operation.path == path && operation.method == method)
+        .unwrap_or_else(|| panic!("say here what the document says of {method} on {path}"))
+}
+
+const FIRST_EDITION: &[Operation] = &[
+    Operation {
+        path: "/vms/{vm}/backups/{b}",
+        id: "readBackup",
+        summary: "Read a backup",
+        description: "Its name, description, tags, type, state and size, with the links to restore it and to its VM.",
+        own: &["vm", "b"],
+        answer: Answer::Own(Body {
+            description: "The backup.",
             schema: "Backup",
             media: &[negotiate::BACKUP, negotiate::JSON],
-            refusals: &[Code::NoSuchBackup],
-            ..READ
+            headers: TAGGED,
+            examples: &["Backup"],
+        }),
+        refusals: &[Code::NoSuchBackup],
+        ..READ
+    },
+    Operation {
+        path: "/vms/{vm}/backups/{b}",
+        method: "PUT",
+        id: "updateBackup",
+        summary: "Change properties of a backup",
+        description: "Members that are absent keep their value; `null` clears a member. The answer is usually held until the end, which \
+            takes milliseconds.",
+        own: &["vm", "b"],
+        body: Some("BackupPatch"),
+        refusals: &[
+            Code::NoSuchBackup,
+            Code::NothingToUpdate,
+            Code::NameTaken,
+            Code::LengthRequired,
+        ],
+        ..CHANGED
+    },
+    Operation {
+        path: "/vms/{vm}/backups/{b}",
+        method: "DELETE",
+        id: "deleteBackup",
+        summary: "Delete a backup",
+        description: "A repeated DELETE joins the unfinished first one; after its end it is 404.",
+        own: &["vm", "b"],
+        refusals: &[Code::NoSuchBackup, Code::BackupProtected],
+        ..CHANGED
+    },
+    Operation {
+        path: "/vms/{vm}/backups/{b}/restore",
+        method: "POST",
+        id: "restoreBackup",
+        summary: "Restore a VM from a backup",
+        description: "Returns the VM to the state that the backup holds. What was written to it since is lost.",
+        own: &["vm", "b"],
+        body: Some("Restore"),
+        refusals: &[Code::NoSuchBackup, Code::NotReady, Code::MalformedForm],
+        ..CHANGED
+    },
+    Operation {
+        path: "/vms/{vm}/backups",
+        id: "listBackups",
+        summary: "List the backups of a VM",
+        description: "Those that the caller may see.",
+        own: if ALL_FILTERS {
+            &[
+                "vm",
+                "backupName",
+                "tag",
+                "backupState",
+                "since",
+                "beforeTime",
+                "protected",
+                "sort",
+                "limit",
+                "cursor",
+                "count",
+                "after",
+            ]
+        } else {
+            &["vm", "limit", "after"]
         },
-        (RouteKind::Backup, &Method::PUT) => Operation {
-            id: "updateBackup",
-            summary: "Changes the properties that are given; null clears.",
-            own: &["vm", "b"],
-            body: Some(("BackupPatch", BACKUPS_TAKEN, true)),
-            refusals: &[
-                Code::NoSuchBackup,
-                Code::NothingToUpdate,
-                Code::NameTaken,
-                Code::LengthRequired,
-            ],
-            ..CHANGED
-        },
-        (RouteKind::Backup, &Method::DELETE) => Operation {
-            id: "deleteBackup",
-            summary: "Removes the backup.",
-            own: &["vm", "b"],
-            refusals: &[Code::NoSuchBackup, Code::BackupProtected],
-            ..CHANGED
-        },
-        (RouteKind::Restore, _) => Operation {
-            id: "restoreBackup",
-            summary: "Puts the VM back to what the backup holds.",
-            own: &["vm", "b"],
-            body: Some(("Restore", &[negotiate::JSON], false)),
-            refusals: &[Code::NoSuchBackup, Code::NotReady, Code::MalformedForm],
-            ..CHANGED
-        },
-        (RouteKind::Plan, _) => Operation {
-            id: "planBackup",
-            summary: "What a restore or a delete would do. Nothing is changed.",
-            own: &["vm", "b"],
-            answer: "The plan.",
-            schema: "Plan",
-            media: &[negotiate::PLAN, negotiate::JSON],
-            refusals: &[Code::NoSuchBackup],
-            ..READ
-        },
-        (RouteKind::Backups, &Method::GET) => Operation {
-            id: "listBackups",
-            summary: "The backups of a VM that the caller may see, in order of their ids.",
-            own: &["vm", "limit", "after"],
-            answer: "Some of the backups; `Link` leads to more.",
+        answer: Answer::Own(Body {
+            description: "Some of the backups; `Link` leads to more.",
             schema: "Backups",
             media: &[negotiate::BACKUPS, negotiate::JSON],
             headers: &["ETag", "Link", "Cache-Control", "Vary"],
-            refusals: &[Code::InvalidParameter],
-            ..READ
-        },
-        (RouteKind::Backups, _) => Operation {
-            id: "createBackup",
-            own: &["vm"],
-            ..CREATE
-        },
-        (RouteKind::BackUp, _) => Operation {
-            id: if route.template == "/back_up" {
-                "backUp"
-            } else {
-                "backUpAsSpelledElsewhere"
-            },
-            own: &["vmQuery"],
-            refusals: &[
-                Code::MissingMember,
-                Code::MissingParameter,
-                Code::InvalidParameter,
-                Code::NameTaken,
-                Code::LengthRequired,
-            ],
-            ..CREATE
-        },
-        (RouteKind::Vm, _) => Operation {
-            id: "readVm",
-            summary: "One VM with some of its backups.",
-            own: &["vm"],
-            answer: "The VM.",
+            examples: &["Backups"],
+        }),
+        refusals: &[Code::InvalidParameter],
+        ..READ
+    },
+    Operation {
+        path: "/vms/{vm}/backups",
+        id: "createBackup",
+        summary: "Create a backup",
+        description: "The id of the new backup is in `target_uri` of the Status.",
+        own: &["vm"],
+        refusals: &[Code::MissingMember, Code::NameTaken, Code::LengthRequired],
+        ..CREATE
+    },
+    Operation {
+        path: "/back_up",
+        id: "backUpVm",
+        summary: "Create a backup, at the path of the 2009 specification",
+        description: "The same as `createBackup`, with the VM in the query.",
+        own: &["vmQuery"],
+        refusals: BACK_UP_REFUSALS,
+        ..CREATE
+    },
+    Operation {
+        path: "/back-up",
+        id: "backUpVmHyphenated",
+        summary: "Create a backup, at the other spelling of the 2009 specification",
+        description: "The same as `backUpVm`.",
+        own: &["vmQuery"],
+        refusals: BACK_UP_REFUSALS,
+        ..CREATE
+    },
+    Operation {
+        path: "/vms/{vm}",
+        id: "readVm",
+        summary: "Read a VM",
+        description: "Its name and run state, with the first page of its backups.",
+        own: &["vm"],
+        tag: "vms",
+        answer: Answer::Own(Body {
+            description: "The VM.",
             schema: "VM",
             media: &[negotiate::VM, negotiate::JSON],
-            ..READ
-        },
-        (RouteKind::Statuses, &Method::GET) => Operation {
-            id: "readStatuses",
-            summary: "One Status by `seq` or by `b`; with neither the caller's own, newest first.",
-            tag: "statuses",
-            versioned: false,
-            own: &[
+            headers: TAGGED,
+            examples: &["VM"],
+        }),
+        ..READ
+    },
+    Operation {
+        path: "/statuses",
+        id: "readStatuses",
+        summary: "Read a Status, or list or follow Statuses",
+        description: "With `seq`, or with `b` or `backup` for the newest that matches: one Status. Otherwise a list, newest first. With \
+            `Accept: text/event-stream`: the same as a stream of server-sent events, whose `data` is a Status and whose `id` is for \
+            `Last-Event-ID`.",
+        tag: "statuses",
+        versioned: false,
+        own: if ALL_FILTERS {
+            &[
+                "seq",
+                "op",
+                "vmSelector",
+                "bSelector",
+                "operationState",
+                "principal",
+                "since",
+                "before",
+                "operationSort",
+                "limit",
+                "cursor",
+                "count",
+                "LastEventId",
+            ]
+        } else {
+            &[
                 "seq",
                 "op",
                 "vmSelector",
@@ -314,55 +412,79 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
                 "limit",
                 "before",
                 "LastEventId",
-            ],
-            answer: "The Status, or a list of Statuses. A Status also as a stream of server-sent events, for those who accept that.",
+            ]
+        },
+        answer: Answer::Own(Body {
+            description: "The Status, or a list of Statuses, or a stream of them.",
             schema: "StatusOrStatuses",
             media: &[negotiate::STATUS, negotiate::STATUSES, negotiate::JSON],
             headers: &["ETag", "Link", "Retry-After", "Cache-Control", "Vary"],
-            refusals: &[
-                Code::NoSuchStatus,
-                Code::InvalidParameter,
-                Code::MalformedLastEventId,
-                Code::AmbiguousStatus,
-                Code::StoreUnavailable,
-            ],
-            ..READ
-        },
-        (RouteKind::Statuses, _) => Operation {
-            id: "cancelOperation",
-            summary: "Asks that the operation be stopped.",
-            tag: "statuses",
-            versioned: false,
-            own: &["seqRequired", "op", "vmSelector"],
-            answer: "The cancellation request is durable: the Status of the operation.",
-            refusals: &[
-                Code::NoSuchStatus,
-                Code::NotPermitted,
-                Code::NotCancellable,
-                Code::MissingParameter,
-                Code::InvalidParameter,
-                Code::AuditUnavailable,
-                Code::StoreUnavailable,
-            ],
-            ..CHANGED
-        },
-        (RouteKind::Versions, _) => Operation {
-            id: if route.template == "/versions" {
-                "readVersions"
-            } else {
-                "readVersion"
-            },
-            summary: "The versions of specification and implementation.",
-            tag: "versions",
-            credentials: false,
-            versioned: false,
-            answer: "The versions.",
-            schema: "Version",
-            media: &[negotiate::VERSION, negotiate::JSON],
-            headers: &["Cache-Control", "Vary"],
-            is_tagged: false,
-            ..READ
-        },
-        (kind, _) => panic!("say here what the document says of {method} on {kind:?}"),
-    }
-}
+            examples: &["Status", "Statuses"],
+        }),
+        refusals: &[
+            Code::NoSuchStatus,
+            Code::InvalidParameter,
+            Code::MalformedLastEventId,
+            Code::AmbiguousStatus,
+            Code::StoreUnavailable,
+        ],
+        ..READ
+    },
+    Operation {
+        path: "/statuses",
+        method: "DELETE",
+        id: "cancelOperation",
+        summary: "Cancel an operation",
+        description: "Asks that the operation be stopped. The Status says what became of it: an operation may end before it can be stopped.",
+        tag: "statuses",
+        versioned: false,
+        own: &["seqRequired", "op", "vmSelector"],
+        refusals: &[
+            Code::NoSuchStatus,
+            Code::NotPermitted,
+            Code::NotCancellable,
+            Code::MissingParameter,
+            Code::InvalidParameter,
+            Code::AuditUnavailable,
+            Code::StoreUnavailable,
+        ],
+        ..CHANGED
+    },
+    Operation {
+        path: "/versions",
+        id: "readVersions",
+        summary: "Read the versions",
+        description: "The versions of specification and implementation.",
+        ..VERSIONS
+    },
+    Operation {
+        path: "/version",
+        id: "readVersionsSingular",
+        summary: "Read the versions, at the other spelling",
+        description: "The same as `readVersions`.",
+        ..VERSIONS
+    },
+];
+
+const BACK_UP_REFUSALS: &[Code] = &[
+    Code::MissingMember,
+    Code::MissingParameter,
+    Code::InvalidParameter,
+    Code::NameTaken,
+    Code::LengthRequired,
+];
+
+const VERSIONS: Operation = Operation {
+    tag: "gateway",
+    credentials: false,
+    versioned: false,
+    is_tagged: false,
+    answer: Answer::Own(Body {
+        description: "The versions.",
+        schema: "Version",
+        media: &[negotiate::VERSION, negotiate::JSON],
+        headers: &["Cache-Control", "Vary"],
+        examples: &["Version"],
+    }),
+    ..READ
+};
