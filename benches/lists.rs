@@ -282,7 +282,7 @@ async fn run_create(files: &Files, vm: &VmId, number: u64) {
     if let BeginOutcome::Task(task) = begun {
         files.changed(&task).await;
         let state = files.poll(&task, by()).await.unwrap();
-        assert!(matches!(state, TaskState::Done), "created: {state:?}");
+        assert!(matches!(state, TaskState::Done(_)), "created: {state:?}");
     }
 }
 

@@ -213,7 +213,7 @@ impl Folder {
             loop {
                 match adapter.poll(&task, by()).await.map_err(failed)? {
                     TaskState::Running(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-                    TaskState::Done => break,
+                    TaskState::Done(_) => break,
                     TaskState::Failed(fault) => return Err(DemoError::Backup(fault.text.into())),
                     TaskState::Cancelled | TaskState::Gone => {
                         return Err(DemoError::Backup("it was interrupted".to_owned()));

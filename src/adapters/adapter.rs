@@ -308,8 +308,8 @@ pub enum BeginOutcome {
 pub enum TaskState {
     /// Not finished; the progress is what the VM manager reports, never a guess. `None` while it reports nothing.
     Running(Option<Progress>),
-    /// It was done.
-    Done,
+    /// It was done. The text is what the VM manager added, such as warnings: whole sentences that follow the message of the Status.
+    Done(Option<PublicText>),
     /// It failed.
     Failed(Fault),
     /// It was cancelled on request.
@@ -333,8 +333,8 @@ pub enum FindOutcome {
     VmChanged,
     /// This is its task.
     Task(TaskRef),
-    /// It was done.
-    Done,
+    /// It was done, with what the VM manager added, as in [`TaskState::Done`].
+    Done(Option<PublicText>),
     /// It failed.
     Failed(Fault),
     /// Not known yet: ask again later.

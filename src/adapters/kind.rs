@@ -8,6 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::adapters::adapter::Adapter;
+use crate::adapters::rights::RightsFuture;
+use crate::adapters::rights::RightsQuestion;
+use crate::adapters::survey::SurveyFn;
 use crate::model::Pattern;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -21,6 +24,10 @@ use crate::schema::Table;
 pub(crate) trait AdapterKind: Clone + fmt::Debug + Eq + Sized {
     /// Its table in `[[backend]]`. The name of the table is the value of `kind`.
     const TABLE: Table;
+
+    /// Writes the table of a new backend from what its VM manager says, for `snapgate init --from`; `None` where only an
+    /// operator can write it.
+    const SURVEY: Option<SurveyFn> = None;
 
     /// Reads its table. Every key is read before the first `return`, so that all errors are reported at once.
     ///
@@ -37,6 +44,13 @@ pub(crate) trait AdapterKind: Clone + fmt::Debug + Eq + Sized {
     /// its own there.
     fn folders(&self) -> Vec<BackendFolder<'_>> {
         Vec::new()
+    }
+
+    /// Compares the rights of the backend's credential with what callers may do, for `snapgate check --probe`. `None` where
+    /// the VM manager does not say which rights a credential has.
+    fn audit_rights<'a>(&'a self, question: &'a RightsQuestion<'a>) -> Option<RightsFuture<'a>> {
+        let _ = question;
+        None
     }
 
     /// What is allowed and probably not intended, one sentence each.

@@ -9,6 +9,9 @@ use crate::adapters::kind::BuildContext;
 use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
 use crate::adapters::kind::WarningContext;
+use crate::adapters::rights::RightsFuture;
+use crate::adapters::rights::RightsQuestion;
+use crate::adapters::survey::SurveyFn;
 use crate::schema::Section;
 use crate::schema::Table;
 
@@ -18,6 +21,8 @@ pub(crate) struct RegisteredKind {
     pub(crate) table: Table,
     /// Reads the table; `None` after an error was reported.
     pub(crate) read: fn(&Section<'_>, &ReadContext<'_>) -> Option<BackendConfig>,
+    /// Writes a new backend from what its VM manager says.
+    pub(crate) survey: Option<SurveyFn>,
 }
 
 /// Generates everything that goes through all kinds. There is no fallback: what is not listed does not exist, and what is listed
@@ -40,6 +45,7 @@ macro_rules! register {
                 read: |section, context| {
                     <$config as AdapterKind>::read(section, context).map(BackendConfig::$kind)
                 },
+                survey: <$config as AdapterKind>::SURVEY,
             },
         )*];
 
@@ -72,6 +78,16 @@ macro_rules! register {
             pub(crate) fn folders(&self) -> Vec<BackendFolder<'_>> {
                 match self {
                     $(Self::$kind(config) => AdapterKind::folders(config),)*
+                }
+            }
+
+            /// Compares the rights of the credential with what callers may do.
+            pub(crate) fn audit_rights<'a>(
+                &'a self,
+                question: &'a RightsQuestion<'a>,
+            ) -> Option<RightsFuture<'a>> {
+                match self {
+                    $(Self::$kind(config) => AdapterKind::audit_rights(config, question),)*
                 }
             }
 

@@ -8,10 +8,13 @@ use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::layers;
+use crate::adapters::rights::RightsQuestion;
 use crate::app::backends;
 use crate::app::issuers;
 use crate::config::Backend;
 use crate::config::Settings;
+use crate::gate::Placement;
+use crate::model::ActionSet;
 use crate::model::Verb;
 use crate::model::VmId;
 use crate::runtime::Clock;
@@ -21,6 +24,8 @@ use crate::telemetry::Metrics;
 
 /// Longest wait for one backend or VM.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the rights of one credential: a call for each VM and storage.
+const RIGHTS_PATIENCE: Duration = Duration::from_secs(60);
 /// Most VMs of one backend that are looked at: those that the configuration names without a `*`.
 const VMS_MAX: usize = 20;
 
@@ -109,6 +114,53 @@ async fn probe_backend(
             Err(error) => found.failed(format!("  VM {vm}: {}", describe_error(&error))),
         }
     }
+    probe_rights(settings, backend, clock, found).await;
+}
+
+/// Compares the rights of the backend's credential with what the grants allow, where the VM manager says which rights it has.
+async fn probe_rights(
+    settings: &Settings,
+    backend: &Backend,
+    clock: &Arc<dyn Clock>,
+    found: &mut ProbeReport,
+) {
+    let pattern_of = |vm: &VmId| {
+        let placement = placement_of(&settings.gate.placements, vm)?;
+        (placement.backend == backend.name).then(|| placement.pattern.clone())
+    };
+    let actions_on = |vm: &VmId| {
+        let all = settings.gate.grants.iter();
+        let on_vm = all.filter(|grant| grant.vms.iter().any(|vms| vms.matches(vm.as_str())));
+        on_vm.fold(ActionSet::NONE, |actions, grant| {
+            actions.union(grant.actions)
+        })
+    };
+    let question = RightsQuestion {
+        pattern_of: &pattern_of,
+        actions_on: &actions_on,
+        by: clock.deadline(RIGHTS_PATIENCE),
+    };
+    let Some(audit) = backend.config.audit_rights(&question) else {
+        return;
+    };
+    match audit.await {
+        Ok(report) => {
+            found.is_healthy &= report.is_sufficient;
+            found.lines.extend(report.lines);
+        }
+        Err(error) => found.failed(format!("  rights: {}", describe_error(&error))),
+    }
+}
+
+/// The placement that a request for the VM would take: an exact id wins over prefixes, a longer prefix over a shorter one.
+fn placement_of<'a>(placements: &'a [Placement], vm: &VmId) -> Option<&'a Placement> {
+    let fitting = placements
+        .iter()
+        .filter(|placement| placement.pattern.matches(vm.as_str()));
+    fitting.max_by_key(|placement| {
+        let (prefix, is_open) = placement.pattern.prefix();
+        (!is_open, prefix.len())
+    })
 }
 
 /// For the operator, who may know what the VM manager itself said.

@@ -17,6 +17,7 @@ use crate::cli::demo;
 use crate::cli::explain;
 use crate::cli::folders;
 use crate::cli::hash_password;
+use crate::cli::init;
 use crate::cli::operations;
 use crate::cli::output::Output;
 use crate::cli::serve;
@@ -67,8 +68,8 @@ enum Command {
     },
     /// Explain whether a request is allowed, and by which grant; exit status 1 if denied
     Explain(explain::Question),
-    /// Prepare the folders of backends of kind `files`
-    Init(folders::Init),
+    /// Write a start configuration, or prepare the folders of `files` backends
+    Init(init::Init),
     /// Assign backups of a renamed VM of a `files` backend to its new id
     AdoptBackups(folders::Adopt),
     /// List, show, cancel and acknowledge operations
@@ -154,7 +155,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         ),
         Command::Check { config, probe } => check::run(&config, probe, output),
         Command::Audit { task } => audit::run(&task, output),
-        Command::Init(wanted) => folders::init(&wanted, output),
+        Command::Init(wanted) => init::run(&wanted, output),
         Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
         Command::Operations { command } => operations::run(&command, output),
         Command::Token { command } => token::run(command, output),

@@ -1,5 +1,6 @@
-//! `snapgate init` and `snapgate adopt-backups`: what an operator does to the folders of backends of kind `files`.
+//! `snapgate init --config` and `snapgate adopt-backups`: what an operator does to the folders of backends of kind `files`.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -15,17 +16,14 @@ use crate::config::Settings;
 use crate::model::BackendName;
 use crate::model::VmId;
 
-/// What `init` is asked for.
+/// Which folders `init` prepares.
 #[derive(Debug, Args)]
-pub(super) struct Init {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+pub(super) struct PrepareFolders {
     /// Only this backend [default: every backend of kind files]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "config")]
     backend: Option<String>,
     /// Accept folders that contain other files
-    #[arg(long)]
+    #[arg(long, requires = "config")]
     accept_contents: bool,
 }
 
@@ -77,8 +75,12 @@ fn failed(name: &BackendName, error: &FolderError) -> CliError {
 }
 
 /// Marks the folders.
-pub(super) fn init(wanted: &Init, output: &mut Output<'_>) -> Result<(), CliError> {
-    let settings = config::load(&wanted.config, &config::environment)?;
+pub(super) fn prepare(
+    file: &Path,
+    wanted: &PrepareFolders,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    let settings = config::load(file, &config::environment)?;
     let take = if wanted.accept_contents {
         UnmarkedFolders::Any
     } else {

@@ -9,6 +9,7 @@ mod error;
 mod explain;
 mod folders;
 mod hash_password;
+mod init;
 mod input;
 mod operations;
 mod output;

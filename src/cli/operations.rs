@@ -419,8 +419,10 @@ fn line(operation: &OperationSummary) -> String {
     if let Some(time) = &operation.acknowledged {
         line = format!("{line} acknowledged={time}");
     }
-    if let (Some(kind), Some(text)) = (&operation.fault, &operation.message) {
-        line = format!("{line} {kind}: {text}");
+    match (&operation.fault, &operation.message) {
+        (Some(kind), Some(text)) => line = format!("{line} {kind}: {text}"),
+        (None, Some(text)) => line = format!("{line} {text}"),
+        (Some(_) | None, None) => {}
     }
     line
 }

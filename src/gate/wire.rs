@@ -323,7 +323,12 @@ fn outcome(operation: &Operation) -> (u16, String) {
                 Verb::Delete => (200, "The backup was deleted."),
                 Verb::Restore => (200, "The VM was restored."),
             };
-            return (status, text.to_owned());
+            // A success with warnings is a success: what they mean follows the same sentence.
+            let text = match &operation.notice {
+                Some(notice) => format!("{text} {notice}"),
+                None => text.to_owned(),
+            };
+            return (status, text);
         }
         // These phases have a code of their own, whatever fault led to them.
         (Phase::Unknown, _) => Code::OutcomeUnknown,
@@ -443,4 +448,69 @@ pub(super) fn refusal(refusal: &Refusal, request: &str) -> Bytes {
             field: refusal.field.as_deref(),
         }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BackendName;
+    use crate::model::BackupId;
+    use crate::model::Change;
+    use crate::model::Intent;
+    use crate::model::OperationSeq;
+    use crate::model::PrincipalName;
+    use crate::model::Progress;
+    use crate::model::RequestId;
+    use crate::model::RestoreOptions;
+    use crate::model::Target;
+    use crate::public_text;
+
+    fn succeeded(change: Change) -> Operation {
+        let intent = Intent {
+            target: Target {
+                vm: VmId::new("vm").unwrap(),
+                backup: BackupId::new("b").unwrap(),
+            },
+            identity: None,
+            change,
+        };
+        let accepted = Operation::accepted(
+            OperationSeq::new(1).unwrap(),
+            PrincipalName::new("ann").unwrap(),
+            RequestId::new("r").unwrap(),
+            BackendName::new("one").unwrap(),
+            intent,
+            Timestamp::from_millis(0),
+        );
+        Operation {
+            phase: Phase::Succeeded,
+            progress: Progress::DONE,
+            ..accepted
+        }
+    }
+
+    #[test]
+    fn a_notice_follows_the_sentence_of_a_success() {
+        let notice = "The VM manager reported warnings; see its task log.";
+        for (change, sentence) in [
+            (Change::Delete, "The backup was deleted."),
+            (
+                Change::Restore(RestoreOptions::default()),
+                "The VM was restored.",
+            ),
+        ] {
+            let mut operation = succeeded(change);
+            let message = |operation: &Operation| {
+                let shown: serde_json::Value = serde_json::from_slice(&status(operation)).unwrap();
+                assert_eq!(shown["state"], "SUCCESS", "{shown}");
+                assert_eq!(shown["status"], 200, "{shown}");
+                shown["message"].as_str().unwrap().to_owned()
+            };
+            assert_eq!(message(&operation), sentence, "without a notice");
+            operation.notice = Some(public_text!(
+                "The VM manager reported warnings; see its task log."
+            ));
+            assert_eq!(message(&operation), format!("{sentence} {notice}"));
+        }
+    }
 }

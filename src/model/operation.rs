@@ -12,6 +12,7 @@ use crate::model::Intent;
 use crate::model::Note;
 use crate::model::Precondition;
 use crate::model::PrincipalName;
+use crate::model::PublicText;
 use crate::model::RequestId;
 use crate::model::Target;
 use crate::model::Timestamp;
@@ -318,6 +319,9 @@ pub struct Operation {
     /// What went wrong: present in every final phase but [`Phase::Succeeded`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// What the VM manager added to its success, such as warnings. Only in [`Phase::Succeeded`]. Older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<PublicText>,
     /// What the adapter recorded before the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Evidence>,
@@ -381,6 +385,7 @@ impl Operation {
             phase: Phase::Accepted,
             progress: Progress::NONE,
             fault: None,
+            notice: None,
             baseline: None,
             calls: 0,
             task: None,

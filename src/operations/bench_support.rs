@@ -44,7 +44,7 @@ pub fn transition(state: &Operation, event: LifeCycle, now: Timestamp) -> Option
     let event = match event {
         LifeCycle::Start => Event::Start(None),
         LifeCycle::Task(task) => Event::Task(task),
-        LifeCycle::Done => Event::Done,
+        LifeCycle::Done => Event::Done(None),
     };
     machine::step(state, event, now, &RULES).ok()?.state
 }

@@ -39,7 +39,7 @@ pub struct OperationSummary {
     pub acknowledged: Option<String>,
     /// The kind of fault.
     pub fault: Option<String>,
-    /// The text of the fault; for an unknown outcome, what to check.
+    /// The text of the fault; for an unknown outcome, what to check; for a success, what the VM manager added.
     pub message: Option<String>,
 }
 
@@ -86,7 +86,12 @@ impl From<&Operation> for OperationSummary {
                 .fault
                 .as_ref()
                 .map(|fault| fault.kind.as_str().to_owned()),
-            message: operation.fault.as_ref().map(|fault| fault.text.to_string()),
+            message: operation
+                .fault
+                .as_ref()
+                .map(|fault| &fault.text)
+                .or(operation.notice.as_ref())
+                .map(ToString::to_string),
         }
     }
 }

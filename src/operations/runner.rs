@@ -234,7 +234,7 @@ impl OperationRun<'_> {
             } => return None,
         };
         Some(match outcome {
-            Ok(Ok(BeginOutcome::Done)) => Event::Done,
+            Ok(Ok(BeginOutcome::Done)) => Event::Done(None),
             Ok(Ok(BeginOutcome::Task(task))) => Event::Task(task),
             Ok(Err(error)) => {
                 log_failure(operation, "begin", &error);
@@ -283,7 +283,7 @@ impl OperationRun<'_> {
                         return Some(Event::Working(progress));
                     }
                 }
-                Ok(Ok(TaskState::Done)) => return Some(Event::Done),
+                Ok(Ok(TaskState::Done(notice))) => return Some(Event::Done(notice)),
                 Ok(Ok(TaskState::Failed(fault))) => return Some(Event::Failed(fault)),
                 Ok(Ok(TaskState::Cancelled)) => return Some(Event::Cancelled),
                 Ok(Ok(TaskState::Gone)) => {
@@ -370,7 +370,7 @@ impl OperationRun<'_> {
             Ok(Ok(FindOutcome::VmChanged)) => Event::VmChanged,
             Ok(Ok(FindOutcome::HalfDone(fault))) => Event::HalfDone(fault),
             Ok(Ok(FindOutcome::Task(task))) => Event::Task(task),
-            Ok(Ok(FindOutcome::Done)) => Event::Done,
+            Ok(Ok(FindOutcome::Done(notice))) => Event::Done(notice),
             Ok(Ok(FindOutcome::Failed(fault))) => Event::Failed(fault),
             Ok(Ok(FindOutcome::NotYet)) => Event::NoEvidence,
             Ok(Ok(FindOutcome::Unknowable)) => Event::Unknowable,

@@ -8,11 +8,12 @@
 
 It was held row by row against the server code of Proxmox VE 8.4 (verbs.py, crash.py): texts, statuses, locks and what is left
 when a task is killed. Tasks are processes. While FOLDER/hold exists they stand still before the first disk; FOLDER/held says that one does.
+While FOLDER/warn exists every task that succeeds ends with a warning. FOLDER/rights.json replaces the rights of tokens.
 Guests lie in FOLDER/vms/ID.json: the node of one can be changed there (it migrated), its lock removed (`qm unlock`).
 The storage `local` is a folder, `pbs` stands for a Proxmox Backup Server: other volume ids and formats, and lists with whole notes.
 What containers and `pbs` answer follows the vendor's sources and schema; it was not compared with a server.
 Tokens: `gate@pve!t1` may do what is needed on VM 100 and both storages; `gate@pve!t2` the same, for a second gateway;
-`gate@pve!ct` on container 200; `gate@pve!all` on all guests.
+`gate@pve!ct` and `gate@pve!ct2` on container 200; `gate@pve!all` on all guests.
 """
 
 import fcntl, glob, http.server, json, os, re, shutil, signal, ssl, subprocess, sys, tarfile, time, urllib.parse, uuid
@@ -31,6 +32,7 @@ TOKENS = {
     "gate@pve!t1": (T1, {"/vms/100": SNAP, "/storage/local": SNAP, "/storage/pbs": SNAP}),
     "gate@pve!t2": (T1, {"/vms/100": SNAP, "/storage/local": SNAP, "/storage/pbs": SNAP}),
     "gate@pve!ct": (T1, {"/vms/200": SNAP, "/storage/local": SNAP, "/storage/pbs": SNAP}),
+    "gate@pve!ct2": (T1, {"/vms/200": SNAP, "/storage/local": SNAP, "/storage/pbs": SNAP}),
     "gate@pve!all": (T1, {"/vms": SNAP, "/storage": SNAP, "/nodes": ["Sys.Audit"]}),
 }
 NODES = ("pve1", "pve2")
@@ -144,7 +146,7 @@ class World:
     def log(self, upid):
         return f"{self.d}/tasks/{upid}"
 
-    def fork(self, node, kind, ident, user, work):
+    def fork(self, node, kind, ident, user, work, undo=lambda: None):
         r, w = os.pipe()
         pid = os.fork()
         if pid:
@@ -168,10 +170,12 @@ class World:
             try:
                 # A task fails with the text of FOLDER/fail before it does anything.
                 if os.path.exists(self.d + "/fail"):
+                    undo()
                     raise Die(open(self.d + "/fail").read())
-                result = work(lambda t: print(t, file=f))
-                if isinstance(result, str):
-                    end = result
+                work(lambda t: print(t, file=f))
+                if os.path.exists(self.d + "/warn"):
+                    print("WARN: something needs attention", file=f)
+                    end = "WARNINGS: 1"
             except Die as e:
                 end = "ERROR: " + str(e).replace("\n", " ")
             except Exception as e:
@@ -314,7 +318,7 @@ class World:
         at = archive.file
         say(f"INFO: starting new backup job: vzdump {vm} --storage {storage}")
         say(f"INFO: Starting Backup of VM {vm} ({kind})")
-        warned = False
+        open(at + ".dat", "w").close()
         try:
             self.stand()
             with tarfile.open(at + ".dat", "w") as t:
@@ -333,24 +337,29 @@ class World:
             if protected:
                 open(at + ".protected", "w").close()
         finally:
+            if os.path.exists(at + ".dat"):
+                os.unlink(at + ".dat")
             self.change(vm, lambda c: c["config"].pop("lock", None))
-        if os.path.exists(self.d + "/warn"):
-            say("WARN: 'pbs' needs attention")
-            warned = True
         say("INFO: Backup job finished successfully")
-        return "WARNINGS: 1" if warned else None
 
-    def restore(self, vm, archive, say):
-        kind = self.vm(vm)["type"]
+    def lock_for_restore(self, vm):
+        """Before there is a task."""
 
         def begin(c):
-            if c.get("running"):
-                word = "vm is running" if kind == "qemu" else "container is running"
-                raise Die(f"unable to restore {KINDS[kind][1]} {vm} - {word}")
-            self.unlocked(c)
+            try:
+                self.unlocked(c)
+            except Die as e:
+                raise Die(f"unable to restore {KINDS[c['type']][1]} {vm} - {e}")
             c["config"]["lock"] = "create"
 
         self.change(vm, begin)
+
+    def restore(self, vm, archive, say, to=None):
+        kind = self.vm(vm)["type"]
+        if self.vm(vm).get("running"):
+            self.change(vm, lambda c: c["config"].pop("lock", None))
+            word = "vm is running" if kind == "qemu" else "container is running"
+            raise Die(f"unable to restore {KINDS[kind][1]} {vm} - {word}")
         self.stand()
         try:
             t = tarfile.open(archive)
@@ -368,6 +377,9 @@ class World:
         def end(c):
             c["config"] = {**conf, **({"vmgenid": str(uuid.uuid4())} if "vmgenid" in conf else {})}
             c["snapshots"] = {}
+            for k, v in c["config"].items() if to else []:
+                if re.search(r":.*vm-\d+-disk-", str(v)):
+                    c["config"][k] = f"{to}:{v.split(':', 1)[1]}"
 
         self.change(vm, end)
         if kind == "qemu":
@@ -396,11 +408,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b)
 
-    def need(self, path, *privs, any_=False):
+    def held(self, path):
         held = set()
-        parts = path.strip("/").split("/")
+        parts = [x for x in path.split("/") if x]
         for i in range(len(parts) + 1):
             held |= set(self.acl.get("/" + "/".join(parts[:i]), []))
+        return held
+
+    def need(self, path, *privs, any_=False):
+        held = self.held(path)
         ok = [p in held for p in privs]
         if not (any(ok) if any_ else all(ok)):
             raise Die(f"Permission check failed ({path}, {'|'.join(privs)})", 403)
@@ -434,6 +450,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if TOKENS[tid][0] != secret:
                 raise Die("invalid token value!", 401)
             self.acl, self.user = TOKENS[tid][1], tid
+            try:
+                self.acl = json.load(open(self.world.d + "/rights.json")).get(tid, self.acl)
+            except FileNotFoundError:
+                pass
             if raw and self.command in ("GET", "DELETE"):
                 raise Die(f"Unexpected content for method '{self.command}'", 501)
             if raw:
@@ -447,8 +467,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             path = [urllib.parse.unquote(x) for x in u.path.split("/")]
             if path[1:3] != ["api2", "json"]:
                 raise Die("no such file", 404)
-            self.refuse(u.path)
-            total, data = self.route(path[3:], p)
+            instead = self.refuse(u.path)
+            total, data = (None, instead) if instead else self.route(path[3:], p)
             self.reply(200, "OK", {"data": data, **({"total": total} if total is not None else {})})
         except Die as e:
             if e.status == 401:
@@ -462,12 +482,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = any
 
     def refuse(self, path):
-        """What FOLDER/refuse.json says instead of an answer: a method, a pattern of paths, a status and a text."""
+        """What FOLDER/refuse.json says instead of an answer: a method, a pattern of paths, a status and a text; with 200 the text is the data."""
         try:
             x = json.load(open(self.world.d + "/refuse.json"))
         except FileNotFoundError:
             return
         if self.command == x["method"] and re.search(x["path"], path):
+            if x["status"] == 200:
+                return x["text"]
             raise Die(x["text"], x["status"], x.get("errors"))
 
     def checked(self, p, **known):
@@ -520,6 +542,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                         **({"protected": 1} if os.path.exists(a.file + ".protected") else {}),
                     }
                 )
+            # A backup server also lists what is being made.
+            for f in glob.glob(f"{w.d}/dump/{storage}/*.dat") if storage == "pbs" else []:
+                a = Archive(w.d, storage, *os.path.basename(f)[:-4].split("-", 2))
+                if a.vm == str(p.get("vmid", a.vm)):
+                    out.append({"volid": a.volid, "content": "backup", "format": a.format, "vmid": int(a.vm), "size": 1, "ctime": a.ctime})
             return none(out)
         vol = r[5].removeprefix(storage + ":")
         form = r"backup/vzdump-(?:qemu|lxc)-(\d+)-[0-9_-]+\.(?:vma|tar)\.zst" if storage == "local" else r"backup/(?:vm|ct)/(\d+)/[0-9TZ:-]+"
@@ -583,6 +610,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
         none = lambda x=None: (None, x)
         if r == ["version"]:
             return none({"version": "8.4.1", "release": "8.4", "repoid": "d0ea9d2b"})
+        if r == ["access", "permissions"]:
+            p = self.checked(p, path="str", userid="str")
+            # The real server answers for the whole tree without `path`; the adapter never asks that.
+            if "path" not in p:
+                raise Die("Parameter verification failed.", 400, {"path": "the stand-in answers for one path only"})
+            return none({p["path"]: {x: 1 for x in sorted(self.held(p["path"]))}})
+        if r == ["nodes"]:
+            return none([{"id": f"node/{n}", "node": n, "type": "node", "status": "online"} for n in NODES])
+        if r == ["cluster", "resources"] and p.get("type") == "storage":
+            return none(
+                [
+                    {"id": f"storage/{n}/{s}", "type": "storage", "storage": s, "node": n, "content": c, "status": "available"}
+                    for n in NODES
+                    for s, c in (("local", "images,rootdir,backup"), ("pbs", "backup"), ("disks", "images"))
+                    if self.may(f"/storage/{s}", "Datastore.Audit")
+                ]
+            )
         if r == ["cluster", "resources"]:
             vms = [json.load(open(f)) for f in sorted(glob.glob(w.d + "/vms/*.json"))]
             return none(
@@ -677,7 +721,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 raise Die(f"storage '{storage}' does not exist")
             self.need(f"/storage/{storage}", "Datastore.AllocateSpace")
             self.need(f"/vms/{vm}", "VM.Backup")
-            w.vm(vm, node)
+            if len(p.get("notes-template", "")) > 1024:
+                raise Die("Parameter verification failed.", 400, {"notes-template": "value may only be 1024 characters long"})
+            # Guests of other nodes are left out, and a job without guests is no task.
+            if w.vm(vm)["node"] != node:
+                return none("OK")
             return none(
                 w.fork(
                     node,
@@ -704,8 +752,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             f = next((a.file for a in archives(w.d, storage) if a.volid == volid), None)
             if not f:
                 raise Die(f"volume '{volid}' does not exist")
+            # Disks are made anew where they are, unless a storage is named.
+            for value in w.vm(vm, node, kind)["config"].values():
+                x = re.match(r"([a-z][a-z0-9_.-]*):.*/vm-\d+-disk-", str(value))
+                if x and not p.get("storage"):
+                    self.need(f"/storage/{x[1]}", "Datastore.AllocateSpace")
             task = "qmrestore" if kind == "qemu" else "vzrestore"
-            return none(w.fork(node, task, vm, self.user, lambda say: w.restore(vm, f, say)))
+            to = p.get("storage") or ("local" if kind == "lxc" else None)
+            w.lock_for_restore(vm)
+            return none(w.fork(node, task, vm, self.user, lambda say: w.restore(vm, f, say, to), undo=lambda: w.change(vm, lambda c: c["config"].pop("lock", None))))
         if len(r) == 3:
             return none(
                 [
@@ -945,6 +1000,7 @@ def main():
                 "token": f"gate@pve!t1={T1}",
                 "token_2": f"gate@pve!t2={T1}",
                 "token_ct": f"gate@pve!ct={T1}",
+                "token_ct_2": f"gate@pve!ct2={T1}",
                 "token_all": f"gate@pve!all={T1}",
                 "images": d + "/images",
                 "dump": d + "/dump",

@@ -107,7 +107,7 @@ async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
         .find_outcome(&update, key(1), None, by())
         .await
         .unwrap();
-    assert!(matches!(found, FindOutcome::Done), "found: {found:?}");
+    assert!(matches!(found, FindOutcome::Done(_)), "found: {found:?}");
     let shown = adapter.read_backup(&target("456"), by()).await.unwrap();
     assert_eq!(shown.name.as_str(), "mine", "shown");
     assert_eq!(

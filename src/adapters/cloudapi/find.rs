@@ -57,7 +57,7 @@ impl CloudApi {
             }
         }
         Ok(match self.trace_in_backup(intent, by).await? {
-            ChangeTrace::Applied => FindOutcome::Done,
+            ChangeTrace::Applied => FindOutcome::Done(None),
             ChangeTrace::InProgress => FindOutcome::NotYet,
             ChangeTrace::NotApplied | ChangeTrace::NoTrace if is_absent => {
                 if self.has_vm_changed(intent, before, by).await? {
@@ -81,7 +81,7 @@ impl CloudApi {
                 let task = self.task_of_link(&status.status_uri);
                 task.map_or(FindOutcome::NotYet, FindOutcome::Task)
             }
-            StatusOutcome::Done => FindOutcome::Done,
+            StatusOutcome::Done => FindOutcome::Done(None),
             StatusOutcome::Failed(fault) => {
                 FindOutcome::Failed(self.with_run_state(fault, status, by).await)
             }

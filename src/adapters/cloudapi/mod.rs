@@ -516,7 +516,7 @@ impl Adapter for CloudApi {
                 }
                 TaskState::Running(Some(progress))
             }
-            StatusOutcome::Done => TaskState::Done,
+            StatusOutcome::Done => TaskState::Done(None),
             StatusOutcome::Failed(fault) => {
                 TaskState::Failed(self.with_run_state(fault, &reply.status, by).await)
             }

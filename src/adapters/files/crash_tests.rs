@@ -101,7 +101,7 @@ async fn killed_before_every_step_it_is_all_or_nothing_and_known_which() {
                 .unwrap();
             let done = was_done(&fixture, verb).await;
             match (found, done) {
-                (FindOutcome::Done, Some(true)) => outcomes[1] += 1,
+                (FindOutcome::Done(_), Some(true)) => outcomes[1] += 1,
                 (FindOutcome::NotBegun, Some(false)) => outcomes[0] += 1,
                 (FindOutcome::HalfDone(fault), None) if verb == "restore" => {
                     let expected = "(restored: `a.raw`; not restored: `b.raw`)";
@@ -174,7 +174,7 @@ async fn killed_while_a_half_done_restore_is_finished_it_still_ends_whole() {
             .await
             .unwrap();
         match (&found, fixture.generations()) {
-            (FindOutcome::HalfDone(_), Some((1, 2))) | (FindOutcome::Done, Some((1, 1))) => {}
+            (FindOutcome::HalfDone(_), Some((1, 2))) | (FindOutcome::Done(_), Some((1, 1))) => {}
             (found, generations) => panic!("{at}: {found:?} {generations:?}"),
         }
         assert_eq!(
@@ -202,7 +202,7 @@ async fn a_failure_at_every_step_is_reported_truthfully_and_cleaned_up() {
             let end = fixture.run(&intent, NUMBER).await;
             fixture.failpoints.set(FailMode::Never);
             let expected = match &end {
-                Ok(TaskState::Done) => Some(true),
+                Ok(TaskState::Done(_)) => Some(true),
                 Err(fault) | Ok(TaskState::Failed(fault))
                     if fault.kind == FaultKind::StorageFull =>
                 {
@@ -225,7 +225,7 @@ async fn a_failure_at_every_step_is_reported_truthfully_and_cleaned_up() {
                 "{verb} at {at}: reported {end:?}"
             );
             assert_eq!(
-                matches!(found, FindOutcome::Done),
+                matches!(found, FindOutcome::Done(_)),
                 done,
                 "{verb} at {at}: found {found:?}"
             );

@@ -171,7 +171,7 @@ impl Executor {
         let layout = self.layout()?;
         let found = |done| {
             if done {
-                FindOutcome::Done
+                FindOutcome::Done(None)
             } else {
                 FindOutcome::NotBegun
             }

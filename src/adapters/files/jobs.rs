@@ -139,7 +139,7 @@ impl Job {
     /// What a poll answers.
     pub(super) fn state(&self) -> TaskState {
         match self.end() {
-            Some(JobEnd::Done) => TaskState::Done,
+            Some(JobEnd::Done) => TaskState::Done(None),
             Some(JobEnd::Failed(fault)) => TaskState::Failed(fault),
             Some(JobEnd::Cancelled) => TaskState::Cancelled,
             Some(JobEnd::Lost) => TaskState::Gone,

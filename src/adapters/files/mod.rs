@@ -442,7 +442,7 @@ impl Adapter for Files {
         let end = match self.jobs.find_job(&request.durable_id) {
             Some(job) => match job.end() {
                 None => return task_outcome(&request.durable_id).map(FindOutcome::Task),
-                Some(JobEnd::Done) => return Ok(FindOutcome::Done),
+                Some(JobEnd::Done) => return Ok(FindOutcome::Done(None)),
                 Some(end) => Some(end),
             },
             None => None,
@@ -458,7 +458,9 @@ impl Adapter for Files {
                 (Some(JobEnd::Failed(_)), Ok(FindOutcome::HalfDone(fault))) => {
                     Ok(FindOutcome::HalfDone(fault))
                 }
-                (Some(JobEnd::Failed(_)), Ok(FindOutcome::Done)) => Ok(FindOutcome::Done),
+                (Some(JobEnd::Failed(_)), Ok(FindOutcome::Done(notice))) => {
+                    Ok(FindOutcome::Done(notice))
+                }
                 (Some(JobEnd::Failed(fault)), _) => Ok(FindOutcome::Failed(fault)),
                 (Some(JobEnd::Done | JobEnd::Cancelled | JobEnd::Lost) | None, found) => found,
             }

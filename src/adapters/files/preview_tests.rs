@@ -139,7 +139,7 @@ async fn apply(one: Trait, fixture: &Fixture, backup: &mut Backup) -> Option<Fil
             };
             let update = about(backup, Change::Update(patch));
             let end = fixture.run(&update, 2).await;
-            assert!(matches!(end, Ok(TaskState::Done)), "protected: {end:?}");
+            assert!(matches!(end, Ok(TaskState::Done(_))), "protected: {end:?}");
         }
         Trait::ShortCopy => fs::write(of_backup.join("disks/a.raw"), "short").unwrap(),
         Trait::NoManifest => fs::write(of_backup.join("manifest.json"), "{").unwrap(),

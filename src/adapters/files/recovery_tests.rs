@@ -129,7 +129,7 @@ async fn another_restore_that_fails_leaves_what_was_half_done() {
         if fixture.generations() == Some((1, 1)) {
             break;
         }
-        if !matches!(end, Ok(TaskState::Done)) {
+        if !matches!(end, Ok(TaskState::Done(_))) {
             failures += 1;
             assert_eq!(fixture.generations(), Some((1, 2)), "{at}: as it was");
             let refused = fixture.failure(&create("vm", 8, "x"), 8).await;

@@ -100,7 +100,7 @@ pub(super) fn find(vm: &Dir, request: &Request) -> Result<FindOutcome, Problem> 
     let synced = || vm.sync().map_err(io_error("syncing the folder of a VM"));
     match journal.phase {
         // It may have been killed before its last sync.
-        Phase::Done => synced().map(|()| FindOutcome::Done),
+        Phase::Done => synced().map(|()| FindOutcome::Done(None)),
         Phase::Undone => {
             let text = public_text!(
                 "A disk of the VM could not be replaced. Every disk is as it was before the restore; try again."
@@ -113,7 +113,7 @@ pub(super) fn find(vm: &Dir, request: &Request) -> Result<FindOutcome, Problem> 
         Phase::Swap => Ok(match journal.swap_state(vm)? {
             SwapState::Complete | SwapState::Clear => {
                 synced()?;
-                FindOutcome::Done
+                FindOutcome::Done(None)
             }
             SwapState::Untouched { changed } => {
                 not_begun(changed || !are_disks_expected(vm, request)?)

@@ -161,7 +161,7 @@ impl Fixture {
     pub(super) async fn run(&self, intent: &Intent, number: u64) -> Result<TaskState, Fault> {
         let begun = self.files.begin(intent, key(number), None, by()).await;
         match begun.map_err(|error| error.fault)? {
-            BeginOutcome::Done => Ok(TaskState::Done),
+            BeginOutcome::Done => Ok(TaskState::Done(None)),
             BeginOutcome::Task(task) => {
                 let ended =
                     tokio::time::timeout(Duration::from_secs(60), self.files.changed(&task));
@@ -175,7 +175,7 @@ impl Fixture {
     pub(super) async fn failure(&self, intent: &Intent, number: u64) -> Option<FaultKind> {
         match self.run(intent, number).await {
             Err(fault) | Ok(TaskState::Failed(fault)) => Some(fault.kind),
-            Ok(TaskState::Done) => None,
+            Ok(TaskState::Done(_)) => None,
             Ok(other) => panic!("neither done nor failed: {other:?}"),
         }
     }
@@ -184,7 +184,7 @@ impl Fixture {
     pub(super) async fn backup(&self, number: u64) -> Backup {
         let name = format!("backup {number}");
         let end = self.run(&create("vm", number, &name), number).await;
-        assert!(matches!(end, Ok(TaskState::Done)), "created: {end:?}");
+        assert!(matches!(end, Ok(TaskState::Done(_))), "created: {end:?}");
         let target = target("vm", &number.to_string());
         self.files.read_backup(&target, by()).await.unwrap()
     }

@@ -41,7 +41,7 @@ async fn a_restore_brings_both_disks_back_with_mode_and_holes() {
     fs::set_permissions(fixture.disk("a.raw"), fs::Permissions::from_mode(0o640)).unwrap();
     fs::write(fixture.disk("vm.json"), r#"{"name": "Web"}"#).unwrap();
     let end = fixture.run(&restore(&backup), 8).await;
-    assert!(matches!(end, Ok(TaskState::Done)), "restored: {end:?}");
+    assert!(matches!(end, Ok(TaskState::Done(_))), "restored: {end:?}");
     assert_eq!(fixture.generations(), Some((1, 1)), "both are as they were");
     let mode = fs::metadata(fixture.disk("a.raw")).unwrap().mode();
     assert_eq!(mode & 0o7777, 0o640, "mode of the replaced image");
@@ -456,7 +456,7 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
     let shown = fixture.list().await.len();
     let agree = matches!(
         (&state, shown),
-        (TaskState::Cancelled, 1) | (TaskState::Done, 2)
+        (TaskState::Cancelled, 1) | (TaskState::Done(None), 2)
     );
     assert!(agree, "{state:?} with {shown} backups");
     let gone = TaskRef::new("snapgate-999".to_owned()).unwrap();

@@ -101,7 +101,7 @@ impl Incus {
             _ if job.doubtful => Ok(TaskState::Gone),
             SUCCESS => match &job.make {
                 Some(make) => self.label_new_snapshot(make, by).await,
-                None => Ok(TaskState::Done),
+                None => Ok(TaskState::Done(None)),
             },
             CANCELLED => Ok(TaskState::Cancelled),
             _ => {
@@ -141,7 +141,7 @@ impl Incus {
             true
         })
         .await?;
-        Ok(TaskState::Done)
+        Ok(TaskState::Done(None))
     }
 
     pub(super) async fn find_evidence(
@@ -225,7 +225,7 @@ fn find_create(
         )));
     };
     if labelled.label.made.as_deref() == Some(key) {
-        return Ok(FindOutcome::Done);
+        return Ok(FindOutcome::Done(None));
     }
     // The daemon makes one snapshot of a VM at a time, so the last operation begun before the snapshot made it.
     let made = map::timestamp(&labelled.snapshot.created_at);
@@ -267,7 +267,7 @@ fn find_update(
     before: &InstanceBaseline,
 ) -> FindOutcome {
     match labelled {
-        Some(labelled) if labelled.label.changed.as_deref() == Some(key) => FindOutcome::Done,
+        Some(labelled) if labelled.label.changed.as_deref() == Some(key) => FindOutcome::Done(None),
         Some(labelled) if hash_label(labelled) == before.label => FindOutcome::NotBegun,
         // Another client changed the label since; whether before or after this request is not recorded.
         Some(_) | None => FindOutcome::Unknowable,
@@ -277,7 +277,7 @@ fn find_update(
 /// The label names the request before the snapshot is removed.
 fn find_delete(labelled: Option<&LabelledSnapshot>, key: &str) -> FindOutcome {
     match labelled {
-        None => FindOutcome::Done,
+        None => FindOutcome::Done(None),
         Some(labelled) if labelled.label.removing.as_deref() == Some(key) => {
             let text = public_text!(
                 "The deletion of the backup was interrupted: the backup can no longer be restored. The data of the VM was not changed. {} \
@@ -313,7 +313,7 @@ fn find_restore(
         RestoredData::Mixed
     };
     if data == RestoredData::Restored && (!before.ran || is_running(instance)) {
-        return FindOutcome::Done;
+        return FindOutcome::Done(None);
     }
     let unseen = Fault::new(FaultKind::BackendFailed, PublicText::default());
     FindOutcome::Failed(describe_failed_restore(

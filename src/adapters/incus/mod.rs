@@ -451,7 +451,7 @@ impl Adapter for Incus {
             found @ (FindOutcome::VmChanged
             | FindOutcome::HalfDone(_)
             | FindOutcome::Task(_)
-            | FindOutcome::Done
+            | FindOutcome::Done(_)
             | FindOutcome::NotYet
             | FindOutcome::Unknowable) => {
                 return Ok(found);

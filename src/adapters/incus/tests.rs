@@ -288,7 +288,7 @@ async fn labels_are_never_overwritten_blindly_and_may_be_written_by_operations()
             .await
             .unwrap();
         assert_eq!(
-            matches!(found, FindOutcome::Done),
+            matches!(found, FindOutcome::Done(_)),
             result.is_ok(),
             "{name}: {found:?}"
         );
@@ -392,7 +392,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         .await
         .unwrap();
     assert!(
-        matches!(found, FindOutcome::Done),
+        matches!(found, FindOutcome::Done(_)),
         "another generation: {found:?}"
     );
     let error = adapter

@@ -384,7 +384,7 @@ impl Annotate {
     /// A backup that is gone, or was not made, needs no annotation.
     async fn forget_after_task(&self, kind: TaskKind, target: &Target, state: &TaskState) {
         match (kind, state) {
-            (TaskKind::Delete, TaskState::Done)
+            (TaskKind::Delete, TaskState::Done(_))
             | (TaskKind::Create, TaskState::Failed(_) | TaskState::Cancelled) => {
                 self.remove_annotation(target).await;
             }
@@ -559,7 +559,7 @@ impl Adapter for Annotate {
         if let Change::Update(patch) = &intent.change {
             let now = self.read_expected_backup(intent, by).await?;
             return Ok(if patch.applied_to(now.clone()) == now {
-                FindOutcome::Done
+                FindOutcome::Done(None)
             } else {
                 FindOutcome::NotBegun
             });
@@ -567,7 +567,7 @@ impl Adapter for Annotate {
         let found = self.inner.find_outcome(intent, key, baseline, by).await?;
         match (&found, &intent.change) {
             (FindOutcome::Task(task), _) => self.track_task(intent, task),
-            (FindOutcome::Done, Change::Delete) => self.remove_annotation(&intent.target).await,
+            (FindOutcome::Done(_), Change::Delete) => self.remove_annotation(&intent.target).await,
             (
                 FindOutcome::Failed(_) | FindOutcome::NotBegun | FindOutcome::VmChanged,
                 Change::Create(_),
@@ -578,7 +578,7 @@ impl Adapter for Annotate {
                 FindOutcome::NotBegun
                 | FindOutcome::VmChanged
                 | FindOutcome::HalfDone(_)
-                | FindOutcome::Done
+                | FindOutcome::Done(_)
                 | FindOutcome::Failed(_)
                 | FindOutcome::NotYet
                 | FindOutcome::Unknowable,

@@ -266,7 +266,7 @@ impl Adapter for Libvirt {
     async fn poll(&self, task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
         Ok(match self.reader.calls.outcome(task.as_str()) {
             Some(None) => TaskState::Running(None),
-            Some(Some(CallOutcome::Done)) => TaskState::Done,
+            Some(Some(CallOutcome::Done)) => TaskState::Done(None),
             Some(Some(CallOutcome::Failed(fault))) => TaskState::Failed(fault),
             Some(Some(CallOutcome::Unanswered)) | None => TaskState::Gone,
         })
@@ -291,7 +291,7 @@ impl Adapter for Libvirt {
             Some(None) => {
                 return Ok(TaskRef::new(name).map_or(FindOutcome::NotYet, FindOutcome::Task));
             }
-            Some(Some(CallOutcome::Done)) => return Ok(FindOutcome::Done),
+            Some(Some(CallOutcome::Done)) => return Ok(FindOutcome::Done(None)),
             Some(Some(CallOutcome::Failed(fault))) => return Ok(FindOutcome::Failed(fault)),
             Some(Some(CallOutcome::Unanswered)) | None => {}
         }

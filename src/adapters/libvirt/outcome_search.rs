@@ -60,7 +60,7 @@ impl OutcomeSearch<'_> {
             (Change::Delete, Some(_)) => FindOutcome::NotBegun,
             (Change::Update(patch), Some(loaded)) => {
                 if patch.applied_to(loaded.backup.clone()) == loaded.backup {
-                    FindOutcome::Done
+                    FindOutcome::Done(None)
                 } else {
                     FindOutcome::NotBegun
                 }
@@ -83,7 +83,7 @@ impl OutcomeSearch<'_> {
     ) -> Result<FindOutcome, AdapterError> {
         // Another snapshot of this name holds a part of its own.
         if self.reader.is_listed(domain, name, by).await? {
-            return Ok(FindOutcome::Done);
+            return Ok(FindOutcome::Done(None));
         }
         let left = self
             .reader

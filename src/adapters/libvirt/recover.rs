@@ -57,7 +57,7 @@ pub(crate) fn outcome_of_create(
         return FindOutcome::NotBegun;
     }
     if is_there {
-        return FindOutcome::Done;
+        return FindOutcome::Done(None);
     }
     let Some(before) = before else {
         return FindOutcome::NotBegun;
@@ -95,7 +95,7 @@ pub(crate) fn create_left_parts(disks: &[String]) -> FindOutcome {
 /// A delete after which libvirt does not list the snapshot; `left`: the disks that still hold it.
 pub(crate) fn outcome_of_delete(left: &[String]) -> FindOutcome {
     if left.is_empty() {
-        return FindOutcome::Done;
+        return FindOutcome::Done(None);
     }
     let disks = definition_checks::list_disks(left.iter().map(String::as_str));
     FindOutcome::Failed(Fault::new(
@@ -131,7 +131,7 @@ pub(crate) fn outcome_of_restore(
                     "The VM was restored, but it is paused instead of off. Ask the operator to stop it."
                 ),
             )),
-            (true, false) => FindOutcome::Done,
+            (true, false) => FindOutcome::Done(None),
             (false, _) => FindOutcome::Unknowable,
         };
     }
@@ -154,7 +154,7 @@ fn outcome_of_restore_while_off(
         return if before.then_off {
             FindOutcome::Unknowable
         } else {
-            FindOutcome::Done
+            FindOutcome::Done(None)
         };
     }
     let is_alike = before.state == now.state && before.current == now.current;
@@ -190,7 +190,7 @@ fn outcome_of_restore_while_on(
         };
     }
     if is_current && now.state.is_from_snapshot() {
-        return FindOutcome::Done;
+        return FindOutcome::Done(None);
     }
     if now.state.is_off_by_failure() {
         return FindOutcome::Failed(Fault::new(
@@ -225,7 +225,7 @@ mod tests {
             FindOutcome::VmChanged => "vm changed",
             FindOutcome::HalfDone(_) => "half done",
             FindOutcome::Task(_) => "task",
-            FindOutcome::Done => "done",
+            FindOutcome::Done(_) => "done",
             FindOutcome::Failed(_) => "failed",
             FindOutcome::NotYet => "not yet",
             FindOutcome::Unknowable => "unknowable",

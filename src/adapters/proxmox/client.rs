@@ -1,6 +1,7 @@
 //! The native calls. Every one names its node; reads are tried at every configured node of the cluster.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use http::Method;
 use http::header::AUTHORIZATION;
@@ -108,6 +109,41 @@ impl Api {
     pub(super) async fn guests(&self, by: Deadline) -> NativeResult<Vec<wire::Resource>> {
         self.get(&["cluster", "resources"], &[("type", "vm")], by)
             .await
+    }
+
+    /// The rights of the token on one path; none where it has none.
+    pub(super) async fn permissions(
+        &self,
+        path: &str,
+        by: Deadline,
+    ) -> NativeResult<BTreeSet<String>> {
+        let data: Value = self
+            .get(&["access", "permissions"], &[("path", path)], by)
+            .await?;
+        // A map of paths to maps of rights; an empty map may arrive as an empty list or as nothing. What is inherited stands
+        // under the path itself, or under the one that it comes from.
+        let applies = |of: &str| {
+            of == path
+                || of == "/"
+                || path
+                    .strip_prefix(of)
+                    .is_some_and(|rest| rest.starts_with('/'))
+        };
+        let paths = data.as_object().into_iter().flatten();
+        let rights = paths
+            .filter(|(of, _)| applies(of))
+            .filter_map(|(_, rights)| rights.as_object());
+        Ok(rights.flat_map(|rights| rights.keys().cloned()).collect())
+    }
+
+    /// Every storage of every node that the token may see.
+    pub(super) async fn storages(&self, by: Deadline) -> NativeResult<Vec<wire::StorageResource>> {
+        self.get(&["cluster", "resources"], &[("type", "storage")], by)
+            .await
+    }
+
+    pub(super) async fn nodes(&self, by: Deadline) -> NativeResult<Vec<wire::Node>> {
+        self.get(&["nodes"], &[], by).await
     }
 
     pub(super) async fn status(&self, guest: &Guest, by: Deadline) -> NativeResult<wire::Status> {
@@ -239,7 +275,8 @@ impl Api {
         Ok(())
     }
 
-    /// `None`: it is removed already.
+    /// `None`: it is removed already. The call does not wait (`delay`): then a failure of the task, which may have removed a
+    /// part, would look like a refusal, and its warnings would be lost.
     pub(super) async fn delete_archive(
         &self,
         guest: &Guest,
@@ -249,23 +286,23 @@ impl Api {
     ) -> NativeResult<Option<String>> {
         let path = ["nodes", &guest.node, "storage", storage, "content", volume];
         let data = self
-            .change(
-                NodeRequest::new(&Method::DELETE, &path).query(&[("delay", "2")]),
-                by,
-            )
+            .change(NodeRequest::new(&Method::DELETE, &path), by)
             .await?;
         Ok(data.as_str().map(str::to_owned))
     }
 
+    /// `None`: the node does not have the guest any more, and nothing was begun.
     pub(super) async fn back_up(
         &self,
         guest: &Guest,
         body: &BTreeMap<&str, &str>,
         by: Deadline,
-    ) -> NativeResult<String> {
+    ) -> NativeResult<Option<String>> {
         let path = ["nodes", &guest.node, "vzdump"];
-        self.begin(NodeRequest::new(&Method::POST, &path).body(body), by)
-            .await
+        let request = NodeRequest::new(&Method::POST, &path).body(body);
+        let begun = self.begin(request, by).await?;
+        // A node that has none of the guests says `OK`, and makes no task.
+        Ok(Some(begun).filter(|upid| upid != "OK"))
     }
 
     /// Makes the guest anew from an archive, over the present one.

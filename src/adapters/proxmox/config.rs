@@ -184,8 +184,15 @@ impl Config {
     }
 }
 
+/// Whether a text can be host and port of a node.
+pub(super) fn is_node_authority(text: &str) -> bool {
+    let is_plain =
+        |character: char| character.is_ascii_alphanumeric() || ".-:[]".contains(character);
+    !text.is_empty() && text.chars().all(is_plain)
+}
+
 /// Whether a text can be the id of a storage.
-fn is_storage(name: &str) -> bool {
+pub(super) fn is_storage(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     name.bytes().all(is_allowed) && name.starts_with(|first: char| first.is_ascii_alphabetic())
 }

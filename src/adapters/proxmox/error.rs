@@ -32,10 +32,14 @@ pub(super) enum NativeError {
     InvalidAnswer(String),
 }
 
-/// The cluster could not pass the request on to the node of the guest.
+/// The node that was asked could not connect to the node of the guest.
 const NODE_UNREACHABLE: u16 = 595;
-/// The node of the guest did not answer the cluster in time.
-const NODE_SILENT: u16 = 596;
+
+/// Whether a status says that a node, or a proxy in front of it, passed the request on and got no answer. Proxmox VE has
+/// 596 to 599 for what went wrong after the connection was made.
+const fn is_answer_lost(status: u16) -> bool {
+    matches!(status, 502..=504 | 596..=599)
+}
 
 impl NativeError {
     /// Whether another node of the cluster may answer instead, because this one provably did not begin anything.
@@ -58,7 +62,7 @@ impl NativeError {
                 | TransportError::Lost(_)
                 | TransportError::TimedOut => true,
             },
-            Self::Refused { status, .. } => matches!(*status, NODE_UNREACHABLE | NODE_SILENT | 503),
+            Self::Refused { status, .. } => *status == NODE_UNREACHABLE || is_answer_lost(*status),
             Self::InvalidAnswer(_) => false,
         }
     }
@@ -120,7 +124,7 @@ fn refusal_error(status: u16, text: &str) -> AdapterError {
             "The node of the VM is unreachable; nothing was changed. Try again later."
         ))
         .of_one_vm(),
-        NODE_SILENT | 503 => AdapterError::uncertain(
+        status if is_answer_lost(status) => AdapterError::uncertain(
             FaultKind::Unavailable,
             public_text!("The node of the VM did not answer in time."),
         ),
@@ -135,15 +139,29 @@ fn refusal_error(status: u16, text: &str) -> AdapterError {
 type Sentence = fn() -> PublicText;
 
 /// Parts of the texts of failed calls and tasks, and their meaning. The first that is contained counts.
-const FAILURES: [(&str, FaultKind, Sentence); 15] = [
+const FAILURES: [(&str, FaultKind, Sentence); 21] = [
+    ("Configuration file '", FaultKind::Busy, || {
+        public_text!(
+            "The VM is not on the node where it was found: it is moving, or it was removed. Try again later."
+        )
+    }),
     ("is locked (", FaultKind::Conflict, || {
         public_text!(
             "The VM is locked by a task that is running or was interrupted. If no task is running, an operator removes the \
              lock with `qm unlock` or `pct unlock`."
         )
     }),
-    ("can't lock file", FaultKind::Busy, || {
-        public_text!("Another task is running on the VM. Try again later.")
+    ("can't lock file", FaultKind::Busy, busy_text),
+    ("guest migration lock", FaultKind::Busy, busy_text),
+    ("no quorum", FaultKind::Unavailable, || {
+        public_text!(
+            "The cluster of the VM manager has no quorum and accepts no changes. Try again when its nodes are back."
+        )
+    }),
+    ("protection mode enabled", FaultKind::Conflict, || {
+        public_text!(
+            "The VM manager protects the VM itself against being replaced. Ask an operator to remove the protection of the VM."
+        )
     }),
     (
         "cannot remove protected volume",
@@ -182,6 +200,16 @@ const FAILURES: [(&str, FaultKind, Sentence); 15] = [
     ("Disk quota exceeded", FaultKind::StorageFull, || {
         public_text!("The storage quota is used up. Free some space, then try again.")
     }),
+    ("only possible for root", FaultKind::Unsupported, || {
+        public_text!(
+            "The VM has folders or devices of its node, which the gateway may not restore. Ask an operator to restore it."
+        )
+    }),
+    ("storage '", FaultKind::BackendFailed, || {
+        public_text!(
+            "The storage is not available to the VM manager. Ask an operator to check its name and its state."
+        )
+    }),
     ("does not exist", FaultKind::NoSuchBackup, || {
         public_text!("The VM has no such backup. List its backups.")
     }),
@@ -194,6 +222,10 @@ const FAILURES: [(&str, FaultKind, Sentence); 15] = [
         denied_text,
     ),
 ];
+
+fn busy_text() -> PublicText {
+    public_text!("Another task is running on the VM. Try again later.")
+}
 
 fn running_text() -> PublicText {
     public_text!("The VM is running. Shut it down before it is restored from a full backup.")
@@ -263,12 +295,70 @@ mod tests {
                 FaultKind::Conflict,
                 "newer snapshots",
             ),
+            (
+                "unable to restore VM 100 - - protection mode enabled",
+                FaultKind::Conflict,
+                "remove the protection",
+            ),
+            (
+                "cluster not ready - no quorum?",
+                FaultKind::Unavailable,
+                "quorum",
+            ),
+            (
+                "Failed to obtain guest migration lock - replication running?",
+                FaultKind::Busy,
+                "later",
+            ),
+            (
+                "Configuration file 'nodes/pve1/qemu-server/100.conf' does not exist",
+                FaultKind::Busy,
+                "moving",
+            ),
+            (
+                "restoring 'mp0' to bind mount is only possible for root",
+                FaultKind::Unsupported,
+                "operator",
+            ),
+            (
+                "storage 'nas' is not online",
+                FaultKind::BackendFailed,
+                "its state",
+            ),
             ("something else", FaultKind::BackendFailed, "failed"),
         ];
         for (text, kind, words) in rows {
             let fault = fault_of_text(text);
             assert_eq!(fault.kind, kind, "{text}");
             assert!(fault.text.contains(words), "{text}: {}", fault.text);
+        }
+    }
+
+    #[test]
+    fn reads_go_on_at_another_node_and_changes_only_where_nothing_was_begun() {
+        let refused = |status| NativeError::Refused {
+            status,
+            text: String::new(),
+            fields: BTreeMap::new(),
+        };
+        let lost = || NativeError::Transport(TransportError::Lost("closed".to_owned()));
+        let unreachable = || NativeError::Transport(TransportError::Unreachable("no".to_owned()));
+        // name, error, whether a read goes on, whether a change does
+        let rows = [
+            ("595", refused(595), true, true),
+            ("596", refused(596), true, false),
+            ("599", refused(599), true, false),
+            ("502", refused(502), true, false),
+            ("503", refused(503), true, false),
+            ("500", refused(500), false, false),
+            ("403", refused(403), false, false),
+            ("401", refused(401), false, false),
+            ("no connection", unreachable(), true, true),
+            ("no answer", lost(), true, false),
+        ];
+        for (name, error, read, change) in rows {
+            assert_eq!(error.may_read_elsewhere(), read, "{name}: a read");
+            assert_eq!(error.may_change_elsewhere(), change, "{name}: a change");
         }
     }
 
@@ -282,6 +372,9 @@ mod tests {
         let rows = [
             (595, Effect::None),
             (596, Effect::Possible),
+            (599, Effect::Possible),
+            (502, Effect::Possible),
+            (504, Effect::Possible),
             (500, Effect::None),
             (401, Effect::None),
         ];

@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::FindOutcome;
-use crate::adapters::proxmox::Proxmox;
+use crate::adapters::proxmox::after_task;
 use crate::adapters::proxmox::begin;
 use crate::adapters::proxmox::client::Guest;
+use crate::adapters::proxmox::cluster::Proxmox;
+use crate::adapters::proxmox::cluster::kind_of;
 use crate::adapters::proxmox::error::NativeError;
-use crate::adapters::proxmox::kind_of;
 use crate::adapters::proxmox::native_backup::NativeBackup;
 use crate::adapters::proxmox::tasks;
 use crate::adapters::proxmox::tasks::TaskEnd;
@@ -70,6 +71,21 @@ enum TaskTrace {
     One(String, TaskEnd),
     /// More than one, so none of them can be called ours.
     Many,
+}
+
+impl TaskTrace {
+    /// The success of the change, with the warnings of its task.
+    fn success(&self) -> FindOutcome {
+        FindOutcome::Done(match self {
+            Self::One(upid, TaskEnd::Succeeded(warnings)) => tasks::warning_notice(upid, *warnings),
+            Self::One(
+                _,
+                TaskEnd::Running | TaskEnd::Failed(_) | TaskEnd::Interrupted | TaskEnd::Died,
+            )
+            | Self::None
+            | Self::Many => None,
+        })
+    }
 }
 
 impl Proxmox {
@@ -196,7 +212,7 @@ impl Proxmox {
             (Some(item), _) if item.is_unfinished() => {
                 FindOutcome::Failed(self.left_over_fault(guest, by).await?)
             }
-            (Some(_), _) => FindOutcome::Done,
+            (Some(_), trace) => trace.success(),
             (None, TaskTrace::None) => FindOutcome::NotBegun,
             (None, TaskTrace::One(upid, TaskEnd::Failed(text))) => {
                 FindOutcome::Failed(self.failure(&upid, &text, by).await)
@@ -206,7 +222,7 @@ impl Proxmox {
                 FindOutcome::Failed(self.failure(&upid, "the task died", by).await)
             }
             // It ended well and was removed by others since, or there is no telling which one is ours.
-            (None, TaskTrace::One(_, TaskEnd::Succeeded(_))) => FindOutcome::Done,
+            (None, trace @ TaskTrace::One(_, TaskEnd::Succeeded(_))) => trace.success(),
             (None, TaskTrace::One(_, TaskEnd::Running)) => FindOutcome::NotYet,
             (None, TaskTrace::Many) => FindOutcome::Unknowable,
         })
@@ -225,7 +241,7 @@ impl Proxmox {
             identity.is_none_or(|identity| *identity == item.identity(guest))
         });
         Ok(match (same, trace) {
-            (None, _) => FindOutcome::Done,
+            (None, trace) => trace.success(),
             (Some(item), _) if item.is_unfinished() => {
                 FindOutcome::Failed(self.left_over_fault(guest, by).await?)
             }
@@ -263,17 +279,17 @@ impl Proxmox {
         let is_new = config.vmgenid.is_some() && config.vmgenid != before.vmgenid;
         let descends = config.parent.as_deref() == Some(intent.target.backup.as_str());
         let shows_end = config.lock.is_none() && is_new && (before.full || descends);
-        Ok(match trace {
-            TaskTrace::One(_, TaskEnd::Succeeded(_)) => FindOutcome::Done,
+        Ok(match &trace {
+            TaskTrace::One(_, TaskEnd::Succeeded(_)) => trace.success(),
             TaskTrace::One(upid, TaskEnd::Failed(text)) => {
-                FindOutcome::Failed(self.failure(&upid, &text, by).await)
+                FindOutcome::Failed(self.failure(upid, text, by).await)
             }
             TaskTrace::One(_, TaskEnd::Running) => FindOutcome::NotYet,
             TaskTrace::One(upid, TaskEnd::Died | TaskEnd::Interrupted) => {
                 if shows_end {
-                    FindOutcome::Done
+                    FindOutcome::Done(None)
                 } else if config.lock.is_some() {
-                    FindOutcome::Failed(self.failure(&upid, "the task died", by).await)
+                    FindOutcome::Failed(self.failure(upid, "the task died", by).await)
                 } else if !before.full && !is_new && config.vmgenid.is_some() {
                     // A rollback locks the guest before it touches a disk.
                     FindOutcome::NotBegun
@@ -283,6 +299,10 @@ impl Proxmox {
             }
             TaskTrace::None if config.lock.as_deref() == Some("rollback") => {
                 FindOutcome::Failed(self.left_over_fault(guest, by).await?)
+            }
+            // A restore from an archive locks the guest before its task exists, so the lock may be all that came of it.
+            TaskTrace::None if before.full && config.lock.as_deref() == Some("create") => {
+                FindOutcome::NotYet
             }
             TaskTrace::None => FindOutcome::NotBegun,
             TaskTrace::Many => FindOutcome::Unknowable,
@@ -296,7 +316,7 @@ impl Proxmox {
         let text = match &status.lock {
             Some(lock) => public_text!(
                 "The task of the VM manager was interrupted and left the change incomplete. {}",
-                begin::locked(guest, lock).text
+                after_task::locked(guest, lock).text
             ),
             None => public_text!(
                 "The task of the VM manager was interrupted and left the backup incomplete. Delete it."
@@ -333,7 +353,7 @@ impl Proxmox {
             }
         };
         Ok(if is_done {
-            FindOutcome::Done
+            FindOutcome::Done(None)
         } else {
             FindOutcome::NotBegun
         })

@@ -8,11 +8,17 @@ use crate::adapters::kind::AdapterKind;
 use crate::adapters::kind::BuildContext;
 use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
-use crate::adapters::proxmox::AfterRestore;
-use crate::adapters::proxmox::BackupMode;
-use crate::adapters::proxmox::Config;
-use crate::adapters::proxmox::NodeTrust;
-use crate::adapters::proxmox::Proxmox;
+use crate::adapters::proxmox::cluster::Proxmox;
+use crate::adapters::proxmox::config::AfterRestore;
+use crate::adapters::proxmox::config::BackupMode;
+use crate::adapters::proxmox::config::Config;
+use crate::adapters::proxmox::config::NodeTrust;
+use crate::adapters::proxmox::config::is_node_authority;
+use crate::adapters::proxmox::rights;
+use crate::adapters::proxmox::setup;
+use crate::adapters::rights::RightsFuture;
+use crate::adapters::rights::RightsQuestion;
+use crate::adapters::survey::SurveyFn;
 use crate::model::Secret;
 use crate::schema::Choice;
 use crate::schema::Flag;
@@ -49,6 +55,7 @@ declare_table! { "proxmox", false, "Guests of Proxmox VE.",
 
 impl AdapterKind for Config {
     const TABLE: Table = TABLE;
+    const SURVEY: Option<SurveyFn> = Some(|request| Box::pin(setup::survey(request)));
 
     fn read(section: &Section<'_>, context: &ReadContext<'_>) -> Option<Self> {
         let urls = section.read_texts(&URLS);
@@ -94,6 +101,10 @@ impl AdapterKind for Config {
         }
     }
 
+    fn audit_rights<'a>(&'a self, question: &'a RightsQuestion<'a>) -> Option<RightsFuture<'a>> {
+        Some(Box::pin(rights::audit(self, question)))
+    }
+
     fn build(&self, _context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         Ok(Arc::new(Proxmox::new(self.clone())?))
     }
@@ -105,13 +116,11 @@ fn texts_of(found: Vec<LocatedText>) -> Vec<String> {
 
 /// Host and port of `https://host:port`.
 fn authority(section: &Section<'_>, url: &LocatedText) -> Option<String> {
-    let is_plain =
-        |character: char| character.is_ascii_alphanumeric() || ".-:[]".contains(character);
     let authority = url
         .text
         .strip_prefix("https://")
         .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
-        .filter(|rest| !rest.is_empty() && rest.chars().all(is_plain));
+        .filter(|rest| is_node_authority(rest));
     if authority.is_none() {
         let what = format!("{:?} is not the URL of a node", url.text);
         section.report_text(url, what, "write \"https://host:8006\"");

@@ -8,14 +8,14 @@ use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::no_preview;
 use crate::adapters::checks::Checks;
-use crate::adapters::proxmox::Proxmox;
-use crate::adapters::proxmox::begin;
-use crate::adapters::proxmox::begin::ParsedRestoreOptions;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
+use crate::adapters::proxmox::cluster::Proxmox;
+use crate::adapters::proxmox::cluster::no_such_backup;
 use crate::adapters::proxmox::error::NativeError;
 use crate::adapters::proxmox::native_backup::NativeBackup;
-use crate::adapters::proxmox::no_such_backup;
+use crate::adapters::proxmox::preconditions;
+use crate::adapters::proxmox::restore_options::ParsedRestoreOptions;
 use crate::model::Backup;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -74,7 +74,7 @@ impl Proxmox {
             self.preview_restore(&restored, &mut checks, &mut preview, by)
                 .await?;
         } else {
-            checks.record(begin::check_unprotected(&guest, &item))?;
+            checks.record(preconditions::check_unprotected(&guest, &item))?;
             if let NativeBackup::Snapshot(_) = item {
                 checks.record(self.check_ready(&guest, by).await)?;
             }
@@ -108,7 +108,7 @@ impl Proxmox {
         let config = self.api.all_of_config(guest, by).await;
         let disks = disks_of(&config.map_err(NativeError::into_read_error)?);
         let options = restored.options;
-        checks.record(begin::check_finished(item))?;
+        checks.record(preconditions::check_finished(item))?;
         let status = checks.record(self.check_ready(guest, by).await)?;
         let starts = options.starts(preview.vm.run_state != Some(RunState::Stopped));
         preview.overwrites = disks.replaced;

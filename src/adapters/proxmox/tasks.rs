@@ -4,7 +4,9 @@ use crate::adapters::proxmox::client::GuestKind;
 use crate::adapters::proxmox::wire;
 use crate::model::BackupKind;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::Verb;
+use crate::public_text;
 
 /// How a task ended, or that it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,17 @@ pub(super) enum TaskEnd {
     Interrupted,
     /// Its process died, so its end says nothing.
     Died,
+}
+
+/// What the message of a success adds for a task that ended with warnings. Their text is in the log of the task alone.
+pub(super) fn warning_notice(upid: &str, warnings: u32) -> Option<PublicText> {
+    if warnings == 0 {
+        return None;
+    }
+    tracing::warn!(upid, warnings, "task succeeded with warnings");
+    Some(public_text!(
+        "The VM manager reported warnings; see its task log."
+    ))
 }
 
 /// The type of the task that removes an archive.
@@ -117,6 +130,11 @@ pub(super) const fn type_for(verb: Verb, kind: BackupKind, guest: GuestKind) -> 
         // An update is no task.
         (Verb::Update, _, _) => "",
     }
+}
+
+/// Whether a task restores a guest from an archive.
+pub(super) fn replaces_guest(upid: &str) -> bool {
+    matches!(type_of(upid), Some("qmrestore" | "vzrestore"))
 }
 
 /// Whether the log of a task of this type says how far it is.

@@ -2,6 +2,9 @@
 //!
 //! The API is written in Perl: numbers may arrive as text, booleans as 0 and 1, and members without a value are absent.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
@@ -27,6 +30,23 @@ pub(super) struct Resource {
     /// `running`, `stopped`, or `unknown` while the statistics of the node hang.
     #[serde(default)]
     pub(super) status: Option<String>,
+}
+
+/// `GET /cluster/resources?type=storage`, one entry.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct StorageResource {
+    /// Its id.
+    pub(super) storage: String,
+    /// The kinds of content that it takes, with commas between them.
+    #[serde(default)]
+    pub(super) content: Option<String>,
+}
+
+/// `GET /nodes`, one entry.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Node {
+    /// Its name.
+    pub(super) node: String,
 }
 
 /// `GET .../status/current`.
@@ -60,6 +80,44 @@ pub(super) struct GuestConfig {
     /// Which kind of task holds the guest, or left it locked.
     #[serde(default)]
     pub(super) lock: Option<String>,
+    /// Everything else, disks and network cards among it.
+    #[serde(flatten)]
+    pub(super) hardware: BTreeMap<String, Value>,
+}
+
+impl GuestConfig {
+    /// The storages with disks of the guest. CD drives and folders of the node are no disks.
+    pub(super) fn disk_storages(&self) -> BTreeSet<&str> {
+        let disks = self.hardware.iter().filter(|(name, _)| is_disk(name));
+        let values = disks.filter_map(|(_, value)| value.as_str());
+        let disks =
+            values.filter(|value| !value.starts_with('/') && !value.contains("media=cdrom"));
+        let storages = disks.filter_map(|value| value.split_once(':'));
+        storages.map(|(storage, _)| storage).collect()
+    }
+
+    /// The bridges of its network cards.
+    pub(super) fn bridges(&self) -> impl Iterator<Item = &str> {
+        let cards = self
+            .hardware
+            .iter()
+            .filter(|(name, _)| name.starts_with("net"));
+        let values = cards.filter_map(|(_, value)| value.as_str());
+        values.filter_map(|value| {
+            value
+                .split(',')
+                .find_map(|part| part.strip_prefix("bridge="))
+        })
+    }
+}
+
+/// Whether a key of a guest's configuration is a disk.
+fn is_disk(name: &str) -> bool {
+    const DISKS: [&str; 8] = [
+        "scsi", "virtio", "sata", "ide", "efidisk", "tpmstate", "rootfs", "mp",
+    ];
+    let kind = name.trim_end_matches(|character: char| character.is_ascii_digit());
+    DISKS.contains(&kind) && (kind != name || kind == "rootfs")
 }
 
 /// `GET .../snapshot`, one entry.
@@ -156,5 +214,44 @@ fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
         Value::Number(number) => Ok(number.as_u64() != Some(0)),
         Value::String(text) => Ok(!matches!(text.as_str(), "" | "0" | "false")),
         Value::Array(_) | Value::Object(_) => Err(D::Error::custom("expected 0 or 1")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_recognised() {
+        for (name, expected) in [
+            ("scsi0", true),
+            ("virtio15", true),
+            ("rootfs", true),
+            ("mp3", true),
+            ("efidisk0", true),
+            ("scsihw", false),
+            ("memory", false),
+            ("scsi", false),
+            ("unused0", false),
+        ] {
+            assert_eq!(is_disk(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_guest_stands_on_is_read_from_its_configuration() {
+        let config: GuestConfig = serde_json::from_value(serde_json::json!({
+            "name": "web", "memory": "64", "cores": 1, "digest": "x", "scsihw": "virtio-scsi-pci",
+            "scsi0": "fast:vm-100-disk-0,size=8G", "scsi1": "slow:100/vm-100-disk-1.qcow2",
+            "ide2": "iso:iso/debian.iso,media=cdrom", "ide3": "none,media=cdrom", "unused0": "old:vm-100-disk-2",
+            "mp0": "/srv/shared,mp=/mnt", "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0,tag=5", "net1": "e1000=x",
+            "description": "bridge=no"
+        }))
+        .unwrap();
+        assert_eq!(
+            config.disk_storages().into_iter().collect::<Vec<_>>(),
+            ["fast", "slow"]
+        );
+        assert_eq!(config.bridges().collect::<Vec<_>>(), ["vmbr0"]);
     }
 }

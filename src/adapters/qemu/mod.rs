@@ -168,7 +168,7 @@ impl Qemu {
             None => FindOutcome::Unknowable,
         };
         match found {
-            FindOutcome::Done => Ok(Some(BeginOutcome::Done)),
+            FindOutcome::Done(_) => Ok(Some(BeginOutcome::Done)),
             FindOutcome::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
             FindOutcome::NotBegun | FindOutcome::VmChanged => Err(offline_plan::vm_changed()),
             FindOutcome::HalfDone(_)
@@ -212,7 +212,7 @@ impl Qemu {
             TaskState::Running(_) => {
                 return task_ref(job, intent, Some(ran)).map(FindOutcome::Task);
             }
-            TaskState::Done => return Ok(FindOutcome::Done),
+            TaskState::Done(notice) => return Ok(FindOutcome::Done(notice)),
             TaskState::Failed(fault) => return Ok(FindOutcome::Failed(fault)),
             TaskState::Cancelled | TaskState::Gone => {}
         }
@@ -488,7 +488,7 @@ impl Adapter for Qemu {
             Some(TaskState::Running(_)) => {
                 return task_ref(&job, intent, None).map(FindOutcome::Task);
             }
-            Some(TaskState::Done) => return Ok(FindOutcome::Done),
+            Some(TaskState::Done(notice)) => return Ok(FindOutcome::Done(notice)),
             Some(TaskState::Failed(fault)) => return Ok(FindOutcome::Failed(fault)),
             Some(TaskState::Cancelled | TaskState::Gone) | None => {}
         }

@@ -309,7 +309,7 @@ impl OfflineChanges<'_> {
             | RestoreProgress::DisksUsed(_)
             | RestoreProgress::Unclear => {
                 return match restore_outcome(&progress, false) {
-                    FindOutcome::Done => Ok(None),
+                    FindOutcome::Done(_) => Ok(None),
                     FindOutcome::Failed(fault) => {
                         Err(AdapterError::refused(fault.kind, fault.text))
                     }
@@ -377,7 +377,7 @@ impl OfflineChanges<'_> {
                 // Compared with what there was before, because a backup may never have been on every disk.
                 let had = offline.parts.iter().flatten().count();
                 match disks_still_holding(&seen.disks, &offline, tag).count() {
-                    0 => FindOutcome::Done,
+                    0 => FindOutcome::Done(None),
                     // All of it is still there, so deleting it again has the effect of deleting it once.
                     left if left == had => FindOutcome::NotBegun,
                     _ => FindOutcome::HalfDone(half_deleted(&seen.disks, tag)),
@@ -448,7 +448,7 @@ impl OfflineChanges<'_> {
             (Verb::Delete, Some(TagCoverage::Partial)) => {
                 FindOutcome::Failed(half_deleted(disks, tag))
             }
-            (Verb::Delete, None) => FindOutcome::Done,
+            (Verb::Delete, None) => FindOutcome::Done(None),
             (Verb::Update, _) => FindOutcome::NotBegun,
         })
     }
@@ -490,7 +490,7 @@ impl OfflineChanges<'_> {
 /// What to answer about a restore that came so far. `runs`: the VM is running now, so that nothing more may be done.
 fn restore_outcome(progress: &RestoreProgress, runs: bool) -> FindOutcome {
     match progress {
-        RestoreProgress::Complete => FindOutcome::Done,
+        RestoreProgress::Complete => FindOutcome::Done(None),
         RestoreProgress::NotStarted if !runs => FindOutcome::NotBegun,
         RestoreProgress::NotStarted => FindOutcome::VmChanged,
         RestoreProgress::DisksUsed(split) if split.is_untouched() => FindOutcome::VmChanged,

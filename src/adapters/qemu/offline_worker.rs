@@ -101,7 +101,7 @@ impl OfflineWorker {
             .get(job)
             .map(|record| match record.state.clone() {
                 JobState::Running(progress) => TaskState::Running(Some(progress)),
-                JobState::Done => TaskState::Done,
+                JobState::Done => TaskState::Done(None),
                 JobState::Failed(fault) => TaskState::Failed(fault),
             })
     }

@@ -262,7 +262,7 @@ pub(super) async fn poll(
         return Ok(TaskState::Running(None));
     }
     let Some(text) = job.error else {
-        return Ok(TaskState::Done);
+        return Ok(TaskState::Done(None));
     };
     let verb = query.verb;
     tracing::warn!(

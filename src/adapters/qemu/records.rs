@@ -112,7 +112,7 @@ pub(super) fn conclude_from_disks(
     let coverage = tag_coverage(disks, intent.target.backup.as_str());
     match intent.verb() {
         Verb::Create => match coverage {
-            Some(TagCoverage::Complete) => FindOutcome::Done,
+            Some(TagCoverage::Complete) => FindOutcome::Done(None),
             Some(TagCoverage::Partial | TagCoverage::Duplicated) => {
                 FindOutcome::Failed(interrupted(public_text!(
                     "The backup was made on some disks only. Delete it and create a new one."
@@ -135,7 +135,7 @@ pub(super) fn conclude_from_disks(
                 )))
             }
             // Another one of that id is a newer one: the one that was meant is gone.
-            Ok(false) | Err(_) => FindOutcome::Done,
+            Ok(false) | Err(_) => FindOutcome::Done(None),
         },
         Verb::Restore if same_process => FindOutcome::NotBegun,
         Verb::Restore => FindOutcome::Unknowable,

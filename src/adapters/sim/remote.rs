@@ -354,7 +354,7 @@ impl Adapter for Remote {
             RemoteAnswer::Running(percent) => {
                 Ok(TaskState::Running(Some(Progress::unfinished(percent))))
             }
-            RemoteAnswer::Done => Ok(TaskState::Done),
+            RemoteAnswer::Done => Ok(TaskState::Done(None)),
             RemoteAnswer::Failed(kind) => Ok(TaskState::Failed(failed(kind))),
             RemoteAnswer::Gone => Ok(TaskState::Gone),
             answer => Err(unexpected_answer(&answer)),
@@ -373,7 +373,7 @@ impl Adapter for Remote {
                 let key = key.0.number();
                 match self.ask(&RemoteCall::Find { key }).await? {
                     RemoteAnswer::Task(name) => task(name).map(FindOutcome::Task),
-                    RemoteAnswer::Done => Ok(FindOutcome::Done),
+                    RemoteAnswer::Done => Ok(FindOutcome::Done(None)),
                     RemoteAnswer::Failed(kind) => Ok(FindOutcome::Failed(failed(kind))),
                     RemoteAnswer::Gone => Ok(FindOutcome::NotBegun),
                     answer => Err(unexpected_answer(&answer)),

@@ -68,7 +68,7 @@ async fn a_restore_proceeds_with_the_clock_and_happens_once() {
     clock.advance(Duration::from_millis(500));
     let after_restart = control.adapter(Tasks::default());
     let state = after_restart.poll(&running, by).await.unwrap();
-    assert!(matches!(state, TaskState::Done), "{state:?}");
+    assert!(matches!(state, TaskState::Done(_)), "{state:?}");
     assert_eq!(control.content(&vm), Some(0), "the content of backup 456");
     assert_eq!(
         (control.restores(&vm), control.executions(key(1))),
@@ -126,7 +126,7 @@ async fn forgotten_cancelled_and_failed_tasks_say_so() {
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     clock.advance(Duration::from_secs(1));
     let found = sim.find_outcome(&intent, key(3), None, by).await.unwrap();
-    assert!(matches!(found, FindOutcome::Done), "{found:?}");
+    assert!(matches!(found, FindOutcome::Done(_)), "{found:?}");
 }
 
 #[tokio::test]

@@ -464,7 +464,7 @@ impl World {
         };
         match &job.end {
             _ if job.forgotten => TaskState::Gone,
-            Some(TaskEnd::Done) => TaskState::Done,
+            Some(TaskEnd::Done) => TaskState::Done(None),
             Some(TaskEnd::Failed(fault)) => TaskState::Failed(fault.clone()),
             Some(TaskEnd::Cancelled) => TaskState::Cancelled,
             None => {
@@ -494,7 +494,7 @@ impl World {
             return FindOutcome::NotBegun;
         };
         match &job.end {
-            Some(TaskEnd::Done) => FindOutcome::Done,
+            Some(TaskEnd::Done) => FindOutcome::Done(None),
             Some(TaskEnd::Failed(fault)) => FindOutcome::Failed(fault.clone()),
             Some(TaskEnd::Cancelled) => FindOutcome::Failed(Fault::new(
                 FaultKind::Cancelled,

@@ -9,6 +9,7 @@ mod error;
 mod fault;
 mod server;
 mod server_url;
+mod shown_certificate;
 mod tls;
 pub(crate) mod tls_keys;
 
@@ -29,6 +30,7 @@ pub use server::ServerTrust;
 pub use server_url::ServerOrigin;
 pub use server_url::ServerUrl;
 pub use server_url::UrlError;
+pub(crate) use shown_certificate::read_shown_fingerprint;
 pub use tls::ClientIdentity;
 pub use tls::Pin;
 pub use tls::Trust;

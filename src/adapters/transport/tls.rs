@@ -64,7 +64,13 @@ impl Pin {
             .map_err(|error| BuildError::Certificate(error.to_string()))
     }
 
-    fn from_der(certificate: &[u8]) -> Self {
+    /// 64 hexadecimal digits.
+    #[must_use]
+    pub fn to_hex(self) -> String {
+        format!("{self:?}")
+    }
+
+    pub(super) fn from_der(certificate: &[u8]) -> Self {
         let mut bytes = [0; 32];
         let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
         for (to, from) in bytes.iter_mut().zip(digest.as_ref()) {

@@ -105,7 +105,9 @@ fn every_declared_key_of_a_kind_is_read_from_its_table_and_as_a_flat_key() {
 fn files_of_the_repository_can_be_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    let mut files = vec![base.join("minimal.toml"), base.join("reference.toml")];
+    let mut files = ["minimal.toml", "reference.toml", "start.toml"]
+        .map(|name| base.join(name))
+        .to_vec();
     files.extend(
         fs::read_dir(base.join("examples"))
             .unwrap()

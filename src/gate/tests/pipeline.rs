@@ -307,6 +307,10 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("$PUT\nIf-Match: \"x\"$TAGS", "PreconditionFailed"),
     (
+        "DELETE /vms/33333/backups/456\nas: ann\nv\nIf-Plan: \"00\"",
+        "PlanStale",
+    ),
+    (
         "$PUT\nContent-Encoding: gzip\nAccept: text/html$TAGS",
         "UnsupportedMediaType",
     ),

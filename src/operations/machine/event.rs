@@ -3,6 +3,7 @@
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
 
@@ -30,8 +31,8 @@ pub(crate) enum Event {
         /// Whether no call was made before. Otherwise the refusal proves nothing about the earlier call.
         first: bool,
     },
-    /// The call did it, the task succeeded, or evidence shows that it was done.
-    Done,
+    /// The call did it, the task succeeded, or evidence shows that it was done; with what the VM manager added to it.
+    Done(Option<PublicText>),
     /// The call started a task, or evidence shows this task.
     Task(TaskRef),
     /// The call may have had an effect, or the task is gone.
@@ -64,7 +65,7 @@ impl Event {
         match self {
             Self::NotStarted(_)
             | Self::Refused { first: true, .. }
-            | Self::Done
+            | Self::Done(_)
             | Self::Failed(_)
             | Self::Cancelled => true,
             Self::Recovered { .. }
@@ -92,7 +93,7 @@ impl Event {
             Self::Start(_) => "start",
             Self::NotStarted(_) => "not-started",
             Self::Refused { .. } => "refused",
-            Self::Done => "done",
+            Self::Done(_) => "done",
             Self::Task(_) => "task",
             Self::Lost => "lost",
             Self::Working(_) => "working",

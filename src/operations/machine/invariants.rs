@@ -28,6 +28,10 @@ pub(crate) fn check_invariants(operation: &Operation) -> Result<(), &'static str
             "a fault exactly when final and not succeeded",
         ),
         (
+            operation.notice.is_none() || operation.phase == Phase::Succeeded,
+            "a notice only when succeeded",
+        ),
+        (
             operation.phase != Phase::NotExecuted || fault == Some(FaultKind::NotExecuted),
             "not-executed says so",
         ),

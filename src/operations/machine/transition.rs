@@ -4,6 +4,7 @@ use crate::model::Fault;
 use crate::model::Operation;
 use crate::model::Phase;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
 use crate::operations::machine::decision::IllegalEvent;
@@ -82,7 +83,7 @@ impl Transition<'_> {
             }
             Event::Resumed { .. }
             | Event::Refused { .. }
-            | Event::Done
+            | Event::Done(_)
             | Event::Task(_)
             | Event::Lost
             | Event::Working(_)
@@ -113,7 +114,7 @@ impl Transition<'_> {
             Event::Lost | Event::Refused { first: false, .. } => Some(self.search_evidence()),
             // The only call there was, and it had no effect: the outcome is known.
             Event::Refused { fault, first: true } => Some(self.finish(Phase::Failed, Some(fault))),
-            Event::Done => Some(self.finish(Phase::Succeeded, None)),
+            Event::Done(notice) => Some(self.succeed(notice)),
             Event::Task(task) => Some(self.follow_task(task)),
             // The call is under way. Whether it can still be stopped is for the VM manager to say.
             Event::CancelAsked => Some(self.remember_cancellation()),
@@ -139,7 +140,7 @@ impl Transition<'_> {
             // The VM manager no longer knows the task. It may have finished and been tidied away, so this is no
             // failure.
             Event::Lost => Some(self.search_evidence()),
-            Event::Done => Some(self.finish(Phase::Succeeded, None)),
+            Event::Done(notice) => Some(self.succeed(notice)),
             Event::Failed(fault) => Some(self.finish(Phase::Failed, Some(fault))),
             Event::Cancelled => Some(self.finish(Phase::Cancelled, Some(faults::cancelled()))),
             Event::CancelAsked => Some(self.remember_cancellation()),
@@ -161,7 +162,7 @@ impl Transition<'_> {
             Event::Resumed { last_alive } => Some(self.note_absence(last_alive)),
             Event::Recovered { .. } => Some(self.restart_window(NextAction::Settle)),
             Event::Task(task) => Some(self.follow_task(task)),
-            Event::Done => Some(self.finish(Phase::Succeeded, None)),
+            Event::Done(notice) => Some(self.succeed(notice)),
             Event::Failed(fault) => Some(self.finish(Phase::Failed, Some(fault))),
             Event::Cancelled => Some(self.finish(Phase::Cancelled, Some(faults::cancelled()))),
             // Nothing of it is left, and its caller cancelled it.
@@ -321,7 +322,17 @@ impl Transition<'_> {
         )
     }
 
+    fn succeed(&self, notice: Option<PublicText>) -> Step {
+        let mut state = self.final_state(Phase::Succeeded, None);
+        state.notice = notice;
+        write_state(state, NextAction::Nothing)
+    }
+
     fn finish(&self, phase: Phase, fault: Option<Fault>) -> Step {
+        write_state(self.final_state(phase, fault), NextAction::Nothing)
+    }
+
+    fn final_state(&self, phase: Phase, fault: Option<Fault>) -> Operation {
         let mut state = self.next_revision(phase);
         let started = state.started.unwrap_or(state.created);
         // The wall clock may have been set back, and a Status must not end before it began.
@@ -332,7 +343,7 @@ impl Transition<'_> {
         state.completed = Some(completed);
         // An unknown outcome never expires before an operator acknowledged it.
         state.expires = (phase != Phase::Unknown).then(|| completed.plus(self.rules.retention));
-        write_state(state, NextAction::Nothing)
+        state
     }
 
     /// Only remembers it: the task that works on the operation sees it and asks the VM manager, which decides.

@@ -65,7 +65,9 @@ pub(super) fn decode(text: &str) -> Result<Operation, RecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Phase;
     use crate::operations::testing::operation;
+    use crate::public_text;
 
     #[test]
     fn a_record_is_read_back_and_anything_else_is_refused() {
@@ -76,6 +78,17 @@ mod tests {
             !text.contains("cancel_asked"),
             "without a cancellation the record is readable by the version before"
         );
+        assert!(
+            !text.contains("notice"),
+            "without a notice the record is readable by the version before"
+        );
+        let warned = Operation {
+            phase: Phase::Succeeded,
+            notice: Some(public_text!("The VM manager reported warnings.")),
+            ..made.clone()
+        };
+        let written = encode(&warned).unwrap();
+        assert_eq!(decode(&written).unwrap(), warned, "with a notice");
         let newer = text.replace("\"format\":2", "\"format\":3");
         assert_eq!(decode(&newer), Err(RecordError::Format(3)), "newer");
         let older = text.replace("\"format\":2", "\"format\":1");

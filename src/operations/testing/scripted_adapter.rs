@@ -357,7 +357,7 @@ impl Adapter for ScriptedAdapter {
         let reply = self.script().poll.get(task.as_str()).copied();
         Ok(match reply.unwrap_or(Reply::Running(0)) {
             Reply::Running(percent) => TaskState::Running(Some(Progress::unfinished(percent))),
-            Reply::Done => TaskState::Done,
+            Reply::Done => TaskState::Done(None),
             Reply::Gone => TaskState::Gone,
             Reply::Cancelled => TaskState::Cancelled,
             Reply::Error => return Err(AdapterError::unavailable(no_answer())),
@@ -397,7 +397,7 @@ impl Adapter for ScriptedAdapter {
             Reply::Task | Reply::Running(_) => {
                 FindOutcome::Task(task_ref(intent.target.vm.as_str()))
             }
-            Reply::Done => FindOutcome::Done,
+            Reply::Done => FindOutcome::Done(None),
             Reply::Fail => FindOutcome::Failed(storage_full()),
             Reply::NotYet | Reply::Gone | Reply::Cancelled => FindOutcome::NotYet,
             Reply::Unknowable => FindOutcome::Unknowable,

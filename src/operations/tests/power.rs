@@ -71,7 +71,7 @@ fn changed(operation: &Operation) -> Option<Operation> {
     let event = match operation.revision.0 {
         1 => Event::Start(Evidence::new("x".repeat(5000))),
         2 => Event::Task(task_ref("t")),
-        3 => Event::Done,
+        3 => Event::Done(None),
         _ => return None,
     };
     let rules = machine::Rules {

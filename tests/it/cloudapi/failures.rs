@@ -55,7 +55,7 @@ async fn a_failed_restore_keeps_the_servers_sentence_and_says_whether_the_vm_run
                 assert!(fault.text.contains("is off now"), "{name}: {fault:?}");
             }
             state @ (TaskState::Running(_)
-            | TaskState::Done
+            | TaskState::Done(_)
             | TaskState::Cancelled
             | TaskState::Gone) => panic!("{name}: {state:?}"),
         }

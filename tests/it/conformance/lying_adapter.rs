@@ -67,7 +67,7 @@ impl Adapter for LyingAdapter {
         _baseline: Option<&Evidence>,
         _by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
-        Ok(FindOutcome::Done)
+        Ok(FindOutcome::Done(None))
     }
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         self.0.cancel(task, by).await

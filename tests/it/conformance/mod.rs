@@ -209,7 +209,7 @@ async fn follow(
                 assert!(now >= last, "{number}: progress went back");
                 last = now;
             }
-            TaskState::Done => return Ok(()),
+            TaskState::Done(_) => return Ok(()),
             TaskState::Failed(fault) => return Err(fault),
             TaskState::Cancelled => {
                 return Err(Fault::new(FaultKind::Cancelled, PublicText::default()));
@@ -237,7 +237,7 @@ pub(crate) async fn found(
             .find_outcome(intent, key(number), baseline, by())
             .await
         {
-            Ok(FindOutcome::Done) => return Ok(()),
+            Ok(FindOutcome::Done(_)) => return Ok(()),
             Ok(FindOutcome::Failed(fault) | FindOutcome::HalfDone(fault)) => return Err(fault),
             Ok(FindOutcome::NotBegun | FindOutcome::VmChanged) => {
                 return only(FaultKind::NotExecuted);

@@ -118,7 +118,7 @@ async fn creates(fixture: &dyn AdapterFixture, adapter: &dyn Adapter, rows: &mut
         .await
         .unwrap();
     assert!(
-        !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
+        !matches!(found, FindOutcome::Done(_) | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
     );
     fixture.write(1);
@@ -130,7 +130,7 @@ async fn creates(fixture: &dyn AdapterFixture, adapter: &dyn Adapter, rows: &mut
         .await;
     let found = found.unwrap();
     assert!(
-        matches!(found, FindOutcome::Done),
+        matches!(found, FindOutcome::Done(_)),
         "{name}: found after done: {found:?}"
     );
     let backup = adapter.read_backup(&first.target, by()).await.unwrap();
@@ -260,7 +260,7 @@ async fn restores(
         .await
         .unwrap();
     assert!(
-        !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
+        !matches!(found, FindOutcome::Done(_) | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
     );
     let seen = adapter.baseline(&restore, key(5), by()).await.unwrap();
@@ -364,6 +364,6 @@ async fn deletes(
             .find_outcome(&delete, key(9), seen.as_ref(), by())
             .await;
         let found = found.unwrap();
-        assert!(matches!(found, FindOutcome::Done), "{name}: {found:?}");
+        assert!(matches!(found, FindOutcome::Done(_)), "{name}: {found:?}");
     }
 }

@@ -224,7 +224,7 @@ async fn meanwhile(files: &dyn Adapter, task: &TaskRef, tool: &[&str]) -> (usize
         tokio::task::yield_now().await;
         let state = files.poll(task, by()).await.unwrap();
         let TaskState::Running(progress) = state else {
-            assert!(matches!(state, TaskState::Done), "{state:?}");
+            assert!(matches!(state, TaskState::Done(_)), "{state:?}");
             return (refused, attempt().status.success());
         };
         if progress.is_none_or(|progress| progress == Progress::NONE) {

@@ -129,7 +129,7 @@ async fn outcome(files: &dyn Adapter, intent: &Intent, number: u64) -> Result<()
     };
     files.changed(&task).await;
     match files.poll(&task, by()).await.unwrap() {
-        TaskState::Done => Ok(()),
+        TaskState::Done(_) => Ok(()),
         TaskState::Failed(fault) => Err(fault),
         other @ (TaskState::Running(_) | TaskState::Cancelled | TaskState::Gone) => {
             panic!("{other:?}")

@@ -83,7 +83,7 @@ async fn failed(adapter: &Incus, intent: &Intent) -> Fault {
     match followed(adapter, &task).await {
         TaskState::Failed(fault) => fault,
         state @ (TaskState::Running(_)
-        | TaskState::Done
+        | TaskState::Done(_)
         | TaskState::Cancelled
         | TaskState::Gone) => panic!("{intent:?}: {state:?}"),
     }
@@ -173,7 +173,7 @@ async fn a_restore_that_fails_part_way_is_reported_as_a_mixture() {
         let (task, _) = begin(&adapter, &restore(&backup, &vm), key()).await;
         let state = followed(&adapter, &task).await;
         assert!(
-            matches!(state, TaskState::Done),
+            matches!(state, TaskState::Done(_)),
             "{flavor:?}: as it says: {state:?}"
         );
     }
@@ -209,7 +209,7 @@ async fn a_backup_that_is_half_removed_is_reported_so_and_can_be_removed_again()
         drop(mount);
         let (task, _) = begin(&adapter, &delete, key()).await;
         let state = followed(&adapter, &task).await;
-        assert!(matches!(state, TaskState::Done), "{flavor:?}: {state:?}");
+        assert!(matches!(state, TaskState::Done(_)), "{flavor:?}: {state:?}");
     }
 }
 

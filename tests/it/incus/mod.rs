@@ -358,7 +358,7 @@ async fn found(
         match adapter.find_outcome(intent, key, before, by()).await {
             Ok(FindOutcome::Task(task)) => match followed(adapter, &task).await {
                 TaskState::Gone => {}
-                TaskState::Done => return FindOutcome::Done,
+                TaskState::Done(_) => return FindOutcome::Done(None),
                 TaskState::Failed(fault) => return FindOutcome::Failed(fault),
                 state @ (TaskState::Running(_) | TaskState::Cancelled) => panic!("{state:?}"),
             },
@@ -367,7 +367,7 @@ async fn found(
                 outcome @ (FindOutcome::NotBegun
                 | FindOutcome::VmChanged
                 | FindOutcome::HalfDone(_)
-                | FindOutcome::Done
+                | FindOutcome::Done(_)
                 | FindOutcome::Failed(_)
                 | FindOutcome::Unknowable),
             ) => {
@@ -384,7 +384,7 @@ pub(crate) async fn made(adapter: &Incus, vm: &VmId, name: &str) -> Backup {
     let intent = create(adapter, vm, name, key);
     let (task, _) = begin(adapter, &intent, key).await;
     let state = followed(adapter, &task).await;
-    assert!(matches!(state, TaskState::Done), "{name}: {state:?}");
+    assert!(matches!(state, TaskState::Done(_)), "{name}: {state:?}");
     adapter.read_backup(&intent.target, by()).await.unwrap()
 }
 
@@ -593,7 +593,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
     drop(adapter);
     let next = lxd.adapter(Transport::Tls);
     let end = found(&next, &intent, key, before.as_ref()).await;
-    assert!(matches!(end, FindOutcome::Done), "{end:?}");
+    assert!(matches!(end, FindOutcome::Done(_)), "{end:?}");
     assert_eq!(
         fs::read_to_string(lxd.file(&vm)).unwrap(),
         "one",
@@ -609,7 +609,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
         .find_outcome(&intent, key, before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(end, FindOutcome::Done), "by evidence: {end:?}");
+    assert!(matches!(end, FindOutcome::Done(_)), "by evidence: {end:?}");
 }
 
 #[apply(test)]
@@ -651,7 +651,7 @@ async fn two_gateways_do_not_run_into_each_other() {
     );
     drop(hold);
     let state = followed(&one, &task).await;
-    assert!(matches!(state, TaskState::Done), "{state:?}");
+    assert!(matches!(state, TaskState::Done(_)), "{state:?}");
     let list = two.list_backups(&vm, &page, by()).await.unwrap();
     let states: Vec<BackupState> = list.backups.iter().map(|backup| backup.state).collect();
     assert_eq!(
@@ -680,7 +680,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let state = followed(&adapter, &task).await;
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     let end = found(&adapter, &intent, again, before.as_ref()).await;
-    assert!(matches!(end, FindOutcome::Done), "{end:?}");
+    assert!(matches!(end, FindOutcome::Done(_)), "{end:?}");
     assert_eq!(
         fs::read_to_string(lxd.file(&vm)).unwrap(),
         "one",
@@ -702,7 +702,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let repaired = key();
     let (task, _) = begin(&adapter, &intent, repaired).await;
     let state = followed(&adapter, &task).await;
-    assert!(matches!(state, TaskState::Done), "{state:?}");
+    assert!(matches!(state, TaskState::Done(_)), "{state:?}");
 
     // Killed in the middle of a create: what is left is never offered for restore, and can be removed.
     let half = key();
@@ -731,7 +731,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let (removal, intent) = (key(), on(&left, &vm, Change::Delete));
     let (task, _) = begin(&adapter, &intent, removal).await;
     let state = followed(&adapter, &task).await;
-    assert!(matches!(state, TaskState::Done), "{state:?}");
+    assert!(matches!(state, TaskState::Done(_)), "{state:?}");
     let end = found(&adapter, &intent, removal, None).await;
-    assert!(matches!(end, FindOutcome::Done), "{end:?}");
+    assert!(matches!(end, FindOutcome::Done(_)), "{end:?}");
 }

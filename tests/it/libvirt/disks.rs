@@ -53,7 +53,7 @@ pub(crate) async fn failure(adapter: &dyn Adapter, intent: &Intent, number: u64)
         match adapter.poll(&task, by()).await.unwrap() {
             TaskState::Running(_) => adapter.changed(&task).await,
             TaskState::Failed(fault) => return fault.text.to_string(),
-            other @ (TaskState::Done | TaskState::Cancelled | TaskState::Gone) => {
+            other @ (TaskState::Done(_) | TaskState::Cancelled | TaskState::Gone) => {
                 panic!("{number}: {other:?}")
             }
         }

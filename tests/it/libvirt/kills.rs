@@ -65,7 +65,7 @@ pub(crate) async fn found(
             Ok(FindOutcome::NotYet) | Err(_) => {}
             // It does not know yet that the daemon died: followed, as the gateway does.
             Ok(FindOutcome::Task(task)) => match adapter.poll(&task, by()).await {
-                Ok(TaskState::Done) => return FindOutcome::Done,
+                Ok(TaskState::Done(_)) => return FindOutcome::Done(None),
                 Ok(TaskState::Failed(fault)) => return FindOutcome::Failed(fault),
                 Ok(TaskState::Running(_) | TaskState::Gone | TaskState::Cancelled) | Err(_) => {}
             },
@@ -104,7 +104,7 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         let found = found(adapter, &intent, number, before.as_ref()).await;
         let content = libvirtd.read("web01.qcow2");
         match found {
-            FindOutcome::Done => {
+            FindOutcome::Done(_) => {
                 assert_eq!(content, 1, "life {life}: done means put back");
                 restored += 1;
             }
@@ -127,7 +127,9 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         let found = self::found(adapter, &intent, number, before.as_ref()).await;
         let read = adapter.read_backup(&intent.target, by()).await;
         match found {
-            FindOutcome::Done => assert!(read.is_ok(), "life {life}: done means there: {read:?}"),
+            FindOutcome::Done(_) => {
+                assert!(read.is_ok(), "life {life}: done means there: {read:?}")
+            }
             FindOutcome::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
             FindOutcome::VmChanged
             | FindOutcome::HalfDone(_)
@@ -215,7 +217,7 @@ async fn check_outcome(
 ) {
     let is_create = matches!(intent.change, Change::Create(_));
     match (found, is_create) {
-        (FindOutcome::Done, true) => {
+        (FindOutcome::Done(_), true) => {
             let read = adapter.read_backup(&intent.target, by()).await;
             assert!(read.is_ok(), "life {life}: {read:?}");
         }
@@ -228,7 +230,7 @@ async fn check_outcome(
                 "life {life}: nothing was done"
             );
         }
-        (FindOutcome::Done, false) => {
+        (FindOutcome::Done(_), false) => {
             assert_eq!(libvirtd.read("web01.qcow2"), 1, "life {life}: put back");
         }
         (FindOutcome::NotBegun, false) => {

@@ -212,7 +212,7 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
         .await
         .unwrap();
     assert!(
-        matches!(found, FindOutcome::Done),
+        matches!(found, FindOutcome::Done(_)),
         "nothing is left: {found:?}"
     );
     let found = adapter

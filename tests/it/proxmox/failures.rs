@@ -80,13 +80,13 @@ pub(crate) async fn begun(
 /// The end of a task.
 pub(crate) async fn end(adapter: &Proxmox, begun: BeginOutcome) -> TaskState {
     let BeginOutcome::Task(task) = begun else {
-        return TaskState::Done;
+        return TaskState::Done(None);
     };
     let until = SystemClock.instant() + Duration::from_secs(60);
     while SystemClock.instant() < until {
         match adapter.poll(&task, by()).await.unwrap() {
             TaskState::Running(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            state @ (TaskState::Done
+            state @ (TaskState::Done(_)
             | TaskState::Failed(_)
             | TaskState::Cancelled
             | TaskState::Gone) => return state,
@@ -100,7 +100,7 @@ pub(crate) async fn run(adapter: &Proxmox, intent: &Intent, number: u64) -> Resu
         .await
         .map_err(|error| error.fault)?;
     match end(adapter, begun).await {
-        TaskState::Done => Ok(()),
+        TaskState::Done(_) => Ok(()),
         TaskState::Failed(fault) => Err(fault),
         state @ (TaskState::Running(_) | TaskState::Cancelled | TaskState::Gone) => {
             panic!("{state:?}")
@@ -480,13 +480,13 @@ async fn a_server_that_was_killed_goes_on_with_its_tasks_and_is_asked_again() {
     lab.release();
     lab.run(&["start"], &[]);
     let state = end(&adapter, BeginOutcome::Task(task)).await;
-    assert!(matches!(state, TaskState::Done), "{state:?}");
+    assert!(matches!(state, TaskState::Done(_)), "{state:?}");
     assert_eq!((lab.byte(0), lab.byte(1)), (1, 1), "restored once");
     let found = adapter
         .find_outcome(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, FindOutcome::Done), "{found:?}");
+    assert!(matches!(found, FindOutcome::Done(_)), "{found:?}");
 }
 
 #[apply(test)]
@@ -500,13 +500,13 @@ async fn a_guest_that_migrated_is_found_on_its_new_node_and_its_task_on_the_old_
         .begin(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(end(&adapter, begun).await, TaskState::Done));
+    assert!(matches!(end(&adapter, begun).await, TaskState::Done(_)));
     lab.change_guest(|guest| guest["node"] = json!("pve2"));
     let found = adapter
         .find_outcome(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, FindOutcome::Done), "{found:?}");
+    assert!(matches!(found, FindOutcome::Done(_)), "{found:?}");
     assert_eq!(
         run(&adapter, &restore(&base, &[]), 3).await,
         Ok(()),
@@ -600,6 +600,12 @@ async fn every_call_is_one_of_the_vendors_schema() {
     }
     adapter.read_vm(&vm("100"), by()).await.unwrap();
     adapter.health(by()).await.unwrap();
+    let used = check_calls(&lab);
+    assert!(used.len() >= 15, "calls of every kind were made: {used:?}");
+}
+
+/// Holds every call that the server got to the vendor's schema; how often each method was called.
+pub(crate) fn check_calls(lab: &ProxmoxServer) -> BTreeMap<String, usize> {
     let schema: BTreeMap<String, Value> =
         serde_json::from_str(include_str!("../../beds/proxmox-api.json")).unwrap();
     let calls = fs::read_to_string(lab.path("calls.jsonl")).unwrap();
@@ -635,7 +641,7 @@ async fn every_call_is_one_of_the_vendors_schema() {
         }
         *used.entry(name).or_default() += 1;
     }
-    assert!(used.len() >= 15, "calls of every kind were made: {used:?}");
+    used
 }
 
 /// The one method of the schema that a path is of.

@@ -1,11 +1,16 @@
 //! The adapter for Proxmox VE over a stand-in for its server with real disk images (`tests/beds/proxmox.py`).
 
 mod answers;
+mod cluster_traps;
 mod failures;
+mod fakepve;
+mod operator;
 mod refusals;
 mod two_gateways;
+mod warnings;
 
 use std::fs;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -93,13 +98,7 @@ impl ProxmoxServer {
 
     /// The SHA-256 of the server's certificate, as `pvenode cert info` prints it.
     pub(crate) fn fingerprint(&self) -> String {
-        let output = Command::new("openssl")
-            .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
-            .arg(self.path("tls.crt"))
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.trim().rsplit_once('=').unwrap().1.to_owned()
+        fingerprint_of(&self.path("tls.crt"))
     }
 
     /// The adapter of another gateway, which has a token of its own.
@@ -189,9 +188,34 @@ impl ProxmoxServer {
         rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
     }
 
+    /// Whether every task that succeeds ends with a warning from now on.
+    pub(crate) fn warn(&self, warn: bool) {
+        if warn {
+            fs::write(self.path("warn"), "").unwrap();
+        } else {
+            fs::remove_file(self.path("warn")).unwrap();
+        }
+    }
+
+    /// What `lab.json` says.
+    pub(crate) fn lab_text(&self, name: &str) -> &str {
+        self.lab[name].as_str().unwrap()
+    }
+
     pub(crate) fn unlock(&self) {
         self.run(&["unlock"], &[&self.guest.to_string()]);
     }
+}
+
+/// The SHA-256 of a certificate, in pairs of digits.
+pub(crate) fn fingerprint_of(certificate: &Path) -> String {
+    let output = Command::new("openssl")
+        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+        .arg(certificate)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.trim().rsplit_once('=').unwrap().1.to_owned()
 }
 
 impl Drop for ProxmoxServer {
@@ -437,6 +461,12 @@ async fn proxmox_full_backups_on_a_backup_server_behave() {
         ..ProxmoxFixture::new(BackupKind::Full)
     };
     run_suite(&fixture).await;
+}
+
+#[apply(test)]
+fn proxmox_full_backups_of_containers_are_killed_between_any_two_steps() {
+    let fixture = ProxmoxFixture::of_container(BackupKind::Full, "proxmox container full");
+    kill_at_every_moment(&fixture);
 }
 
 #[apply(test)]

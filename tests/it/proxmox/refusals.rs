@@ -235,9 +235,9 @@ const CALLS: &[Row] = &{
             V::Full,
             500,
             "storage 'local' does not exist",
-            K::NoSuchBackup,
+            K::BackendFailed,
             No,
-            "List",
+            "storage",
         ),
         (
             V::RollBack,
@@ -254,6 +254,38 @@ const CALLS: &[Row] = &{
             K::Unavailable,
             May,
             "in time",
+        ),
+        (
+            V::RestoreFull,
+            599,
+            "invalid answer",
+            K::Unavailable,
+            May,
+            "in time",
+        ),
+        (
+            V::RollBack,
+            504,
+            "Gateway Time-out",
+            K::Unavailable,
+            May,
+            "in time",
+        ),
+        (
+            V::Snapshot,
+            500,
+            "cluster not ready - no quorum?",
+            K::Unavailable,
+            No,
+            "quorum",
+        ),
+        (
+            V::RollBack,
+            500,
+            "Configuration file 'nodes/pve1/qemu-server/100.conf' does not exist",
+            K::Busy,
+            No,
+            "moving",
         ),
         (
             V::Delete,
@@ -412,6 +444,14 @@ const TASKS: &[Row] = &{
         (
             V::RestoreFull,
             0,
+            "unable to restore VM 100 - - protection mode enabled",
+            K::Conflict,
+            May,
+            "protection",
+        ),
+        (
+            V::RestoreFull,
+            0,
             "write failed: No space left on device",
             K::StorageFull,
             May,
@@ -459,6 +499,13 @@ async fn a_task_that_fails_says_why_and_what_the_guest_is_now() {
         assert!(fault.text.contains(words), "{text}: {fault:?}");
         assert!(
             fault.text.contains("The VM is off and is not locked."),
+            "{text}: {fault:?}"
+        );
+        // A real server cleans up nothing after a failed restore from an archive, and unlocks the guest.
+        let is_refusal = matches!(kind, FaultKind::Conflict | FaultKind::Busy);
+        assert_eq!(
+            fault.text.contains("partly replaced"),
+            matches!(verb, RefusedCall::RestoreFull) && !is_refusal,
             "{text}: {fault:?}"
         );
         assert_eq!(lab.guest(), guest, "{verb:?}, {text}: unchanged");

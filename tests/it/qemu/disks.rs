@@ -460,7 +460,7 @@ async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
                     );
                     return fault.text;
                 }
-                other @ (TaskState::Done | TaskState::Cancelled | TaskState::Gone) => {
+                other @ (TaskState::Done(_) | TaskState::Cancelled | TaskState::Gone) => {
                     panic!("{act}: {other:?}")
                 }
             }

@@ -192,7 +192,7 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
     let second = second.as_ref();
     let end = Instant::now() + Duration::from_secs(60);
     // The connection of the first one is given up after a while; until then the monitor is held.
-    while !matches!(second.poll(&task, by()).await, Ok(TaskState::Done)) {
+    while !matches!(second.poll(&task, by()).await, Ok(TaskState::Done(_))) {
         assert!(Instant::now() < end, "followed to its end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -200,7 +200,7 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
         .find_outcome(&intent, key(1), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, FindOutcome::Done), "found: {found:?}");
+    assert!(matches!(found, FindOutcome::Done(_)), "found: {found:?}");
     let named = second.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(named.name.as_str(), "named", "it never lacks its name");
     // The same call again makes nothing twice.
@@ -228,7 +228,7 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
     let (before, task) = begun(adapter, &intent, 2).await;
     qemu.kill();
     let made = match found(adapter, &intent, 2, before.as_ref()).await {
-        FindOutcome::Done => true,
+        FindOutcome::Done(_) => true,
         FindOutcome::Failed(_) => false,
         other @ (FindOutcome::NotBegun
         | FindOutcome::VmChanged

@@ -184,7 +184,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
             (FindOutcome::HalfDone(fault), None) if half => {
                 assert!(fault.text.contains("incomplete"), "{fault:?}");
             }
-            (FindOutcome::Done, None) if restored == 2 => {}
+            (FindOutcome::Done(_), None) if restored == 2 => {}
             other => panic!("{number}: {other:?}"),
         }
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
@@ -201,7 +201,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         if failure.is_none() {
             let found = find(folder, &intent, number + 1, before.as_ref()).await;
             assert!(
-                matches!(found, FindOutcome::Done),
+                matches!(found, FindOutcome::Done(_)),
                 "{number}: at last: {found:?}"
             );
             assert_eq!(own(&qemu), 0, "{number}: what was left for this is gone");
@@ -227,7 +227,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         qemu.img(&["snapshot", "-a", other.id.as_str()], disk);
     }
     let found = find(folder, &intent, 101, before.as_ref()).await;
-    assert!(!matches!(found, FindOutcome::Done), "by hand: {found:?}");
+    assert!(!matches!(found, FindOutcome::Done(_)), "by hand: {found:?}");
 
     started_meanwhile(&mut qemu).await;
 }
@@ -254,7 +254,7 @@ async fn started_meanwhile(qemu: &mut PrivateQemu) {
             (FindOutcome::Failed(fault), Some(failure)) => {
                 assert!(fault.text.contains(failure), "{number}: {fault:?}");
             }
-            (FindOutcome::Done, None) => {}
+            (FindOutcome::Done(_), None) => {}
             other => panic!("{number}: {other:?}"),
         }
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
@@ -362,7 +362,10 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     let gone = adapter.read_backup(&delete.target, by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "gone");
     let found = find(folder, &delete, 3, before.as_ref()).await;
-    assert!(matches!(found, FindOutcome::Done), "found gone: {found:?}");
+    assert!(
+        matches!(found, FindOutcome::Done(_)),
+        "found gone: {found:?}"
+    );
 
     // An unfinished snapshot of another client with that name is not touched.
     qemu.img(&["snapshot", "-c", "snapgate-9"], DISKS[1]);

@@ -182,7 +182,7 @@ fn a_repeated_call_that_is_refused_had_no_effect_and_one_whose_answer_is_lost_se
         (refused, Phase::Failed),
         (Event::Lost, Phase::Uncertain),
         (Event::Task(task_ref("u")), Phase::Running),
-        (Event::Done, Phase::Succeeded),
+        (Event::Done(None), Phase::Succeeded),
     ];
     for (event, expected) in rows {
         let name = format!("{event:?}");

@@ -21,6 +21,7 @@ use crate::operations::machine::step;
 use crate::operations::testing::NOW;
 use crate::operations::testing::operation;
 use crate::operations::testing::task_ref;
+use crate::public_text;
 
 const RULES: Rules = Rules {
     replay_safe: false,
@@ -68,7 +69,7 @@ fn in_phase(phase: Phase) -> Operation {
         Phase::Submitting => submitting(),
         Phase::Running => to(&submitting(), Event::Task(task_ref("t"))),
         Phase::Uncertain => to(&submitting(), Event::Lost),
-        Phase::Succeeded => to(&submitting(), Event::Done),
+        Phase::Succeeded => to(&submitting(), Event::Done(None)),
         Phase::Failed => to(&accepted, Event::NotStarted(fault())),
         Phase::Cancelled => to(&in_phase(Phase::Running), Event::Cancelled),
         Phase::NotExecuted => to(&in_phase(Phase::Uncertain), Event::NotBegun),
@@ -90,7 +91,7 @@ fn events() -> Vec<Event> {
             fault: fault(),
             first: false,
         },
-        Event::Done,
+        Event::Done(None),
         Event::Task(task_ref("u")),
         Event::Lost,
         Event::Working(progress(5)),
@@ -197,8 +198,20 @@ fn progress_never_goes_back_and_is_100_only_at_the_end() {
     }
     let lost = to(&state, Event::Lost);
     assert_eq!(lost.progress.percent(), 99, "kept while uncertain");
-    let done = to(&lost, Event::Done);
+    let done = to(&lost, Event::Done(None));
     assert_eq!(done.progress, Progress::DONE, "at the end");
+}
+
+#[test]
+fn a_success_keeps_what_the_vm_manager_added_however_it_was_learned() {
+    let notice = public_text!("The VM manager reported warnings; see its task log.");
+    for phase in [Phase::Submitting, Phase::Running, Phase::Uncertain] {
+        let done = to(&in_phase(phase), Event::Done(Some(notice.clone())));
+        assert_eq!(done.notice.as_ref(), Some(&notice), "{phase:?}");
+        assert_eq!(check_invariants(&done), Ok(()), "{phase:?}");
+        let silent = to(&in_phase(phase), Event::Done(None));
+        assert_eq!(silent.notice, None, "{phase:?}");
+    }
 }
 
 #[test]
@@ -214,7 +227,10 @@ fn times_never_contradict_one_another_when_the_clock_goes_back() {
 #[test]
 fn records_that_break_an_invariant_are_found() {
     type Damage = fn(&mut Operation);
-    let rows: [(&str, Phase, Damage); 8] = [
+    let rows: [(&str, Phase, Damage); 9] = [
+        ("notice of a failure", Phase::Failed, |record| {
+            record.notice = Some(public_text!("The VM manager reported warnings."));
+        }),
         ("100 too early", Phase::Running, |record| {
             record.progress = Progress::DONE;
         }),

@@ -147,7 +147,7 @@ fn after_a_long_absence_nothing_is_called_again_without_evidence() {
         (Event::NotBegun, Phase::NotExecuted),
         (Event::VmChanged, Phase::NotExecuted),
         (Event::HalfDone(fault()), Phase::Submitting),
-        (Event::Done, Phase::Succeeded),
+        (Event::Done(None), Phase::Succeeded),
         (Event::Task(task_ref("t")), Phase::Running),
     ];
     for (event, expected) in rows {
@@ -210,7 +210,11 @@ fn c6_done_and_not_recorded_is_polled_again() {
         NextAction::Follow,
         "polled"
     );
-    assert_eq!(to(&state, Event::Done).phase, Phase::Succeeded, "same end");
+    assert_eq!(
+        to(&state, Event::Done(None)).phase,
+        Phase::Succeeded,
+        "same end"
+    );
 }
 
 #[test]
@@ -225,7 +229,7 @@ fn c7_final_does_not_change() {
 #[test]
 fn c8_a_change_made_from_an_older_state_carries_an_older_revision() {
     let state = in_phase(Phase::Running);
-    let (one, other) = (to(&state, Event::Done), to(&state, Event::Lost));
+    let (one, other) = (to(&state, Event::Done(None)), to(&state, Event::Lost));
     assert_eq!(
         one.revision, other.revision,
         "the store lets one of them in"

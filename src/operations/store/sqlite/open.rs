@@ -61,6 +61,7 @@ CREATE INDEX by_vm ON operations(vm, created);
 CREATE INDEX by_backup ON operations(backup, created);
 CREATE INDEX by_principal ON operations(principal, created);
 CREATE INDEX by_live ON operations(created) WHERE live = 1;
+CREATE INDEX by_live_seq ON operations(seq) WHERE live = 1;
 CREATE INDEX by_outcome ON operations(
     (CASE phase WHEN 'not-executed' THEN 'failed' ELSE phase END), created) WHERE live = 0;
 ALTER TABLE operations ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;

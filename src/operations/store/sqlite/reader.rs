@@ -217,7 +217,7 @@ impl Readers {
         // The indexes are named: others would fit the principal or the VM, and would have to sort all its records.
         let (mut sql, order, page_after) = match query.part {
             ChangePart::Unfinished { after } => (
-                "SELECT seq, record, changed FROM operations INDEXED BY by_live WHERE live = 1 AND seq > ?".to_owned(),
+                "SELECT seq, record, changed FROM operations INDEXED BY by_live_seq WHERE live = 1 AND seq > ?".to_owned(),
                 " ORDER BY seq LIMIT ?",
                 after.map_or(0, |seq| to_integer(seq.number())),
             ),

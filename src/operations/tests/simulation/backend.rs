@@ -223,13 +223,13 @@ impl SimBackend {
         };
         if self.behavior.recovery == Recovery::NoTrace {
             return match (work.visible, now >= work.ends && work.succeeds) {
-                (true, true) => FindOutcome::Done,
+                (true, true) => FindOutcome::Done(None),
                 (true, false) => FindOutcome::NotYet,
                 (false, _) => FindOutcome::Unknowable,
             };
         }
         match (now >= work.ends, work.succeeds) {
-            (true, true) => FindOutcome::Done,
+            (true, true) => FindOutcome::Done(None),
             (true, false) => FindOutcome::Failed(full()),
             (false, _) if work.forgotten.is_some_and(|forgotten| forgotten <= now) => {
                 FindOutcome::NotYet
@@ -421,7 +421,7 @@ impl Adapter for SimBackend {
             let percent = u8::try_from(percent).unwrap();
             TaskState::Running((percent <= 100).then(|| Progress::unfinished(percent)))
         } else if work.succeeds {
-            TaskState::Done
+            TaskState::Done(None)
         } else {
             TaskState::Failed(full())
         };

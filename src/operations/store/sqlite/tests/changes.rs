@@ -163,11 +163,7 @@ async fn unfinished_operations_of_an_older_store_are_among_the_present_ones() {
     let store = open(folder.path());
     create(&store, 1).await;
     store.close().await;
-    tamper(
-        folder.path(),
-        "DROP INDEX by_changed; ALTER TABLE operations DROP COLUMN changed; DROP TABLE change_runs;
-         UPDATE meta SET value = 2 WHERE name = 'schema'",
-    );
+    tamper(folder.path(), FORMAT_2);
     let store = open(folder.path());
     let found = store.changes(&query(ALL, None, 0)).await.unwrap();
     assert_eq!(rows(&found), [(1, 0)], "without a number");
@@ -185,9 +181,9 @@ async fn reads_for_streams_are_served_by_their_indexes() {
     let db = rusqlite::Connection::open(folder.path().join("s.db")).unwrap();
     for (sql, index) in [
         (
-            "SELECT seq FROM operations INDEXED BY by_live WHERE live = 1 AND seq > 0 AND changed > 0 AND changed <= 9
+            "SELECT seq FROM operations INDEXED BY by_live_seq WHERE live = 1 AND seq > 0 AND changed > 0 AND changed <= 9
              AND principal = 'p' AND verb = 'v' AND vm = 'm' ORDER BY seq LIMIT 2",
-            "by_live (seq>?)",
+            "by_live_seq (seq>?)",
         ),
         (
             "SELECT seq FROM operations INDEXED BY by_changed WHERE live = 0 AND 0 = 0 AND changed > 0 AND changed <= 9

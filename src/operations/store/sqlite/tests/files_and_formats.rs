@@ -22,19 +22,7 @@ async fn a_store_of_the_format_before_is_upgraded_when_it_is_opened() {
     let before = Arc::new(operation(1, "vm", "b"));
     store.create(Arc::clone(&before)).await.unwrap();
     store.close().await;
-    // Format 2 is that of the version before: the same without two columns, their indexes and a table, with other indexes instead.
-    tamper(
-        folder.path(),
-        "DROP INDEX by_created; DROP INDEX by_verb; DROP INDEX by_vm; DROP INDEX by_backup;
-         DROP INDEX by_principal; DROP INDEX by_live; DROP INDEX by_outcome;
-         ALTER TABLE operations DROP COLUMN created;
-         DROP INDEX by_changed; ALTER TABLE operations DROP COLUMN changed; DROP TABLE change_runs;
-         CREATE INDEX by_principal ON operations(principal, seq);
-         CREATE INDEX by_target ON operations(backup, vm, seq);
-         CREATE INDEX by_vm ON operations(vm, seq);
-         CREATE INDEX by_live ON operations(seq) WHERE live = 1;
-         UPDATE meta SET value = 2 WHERE name = 'schema'",
-    );
+    tamper(folder.path(), FORMAT_2);
     for round in ["upgraded", "once only"] {
         let store = open(folder.path());
         assert_eq!(

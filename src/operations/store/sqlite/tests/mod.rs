@@ -33,6 +33,21 @@ fn seq(number: u64) -> OperationSeq {
     OperationSeq::new(number).unwrap()
 }
 
+/// Turns a store of this version into one of format 2, that of the version before: without two columns, their indexes and a table,
+/// with other indexes instead.
+const FORMAT_2: &str = "
+    DROP INDEX by_created; DROP INDEX by_verb; DROP INDEX by_vm; DROP INDEX by_backup;
+    DROP INDEX by_principal; DROP INDEX by_live; DROP INDEX by_live_seq; DROP INDEX by_outcome;
+    ALTER TABLE operations DROP COLUMN created;
+    DROP INDEX by_changed;
+    ALTER TABLE operations DROP COLUMN changed;
+    DROP TABLE change_runs;
+    CREATE INDEX by_principal ON operations(principal, seq);
+    CREATE INDEX by_target ON operations(backup, vm, seq);
+    CREATE INDEX by_vm ON operations(vm, seq);
+    CREATE INDEX by_live ON operations(seq) WHERE live = 1;
+    UPDATE meta SET value = 2 WHERE name = 'schema'";
+
 /// Runs SQL on the file while no store has it open.
 fn tamper(folder: &Path, sql: &str) {
     let db = rusqlite::Connection::open(folder.join("s.db")).unwrap();
