@@ -35,7 +35,7 @@ fn schemathesis() -> String {
 }
 
 /// How a request may be refused that does not fit the document. An `If-Match` that is no tag matches nothing.
-const REFUSED: &str = "\"400\", \"401\", \"403\", \"404\", \"405\", \"406\", \"409\", \"412\", \"415\", \"422\", \"428\", \"429\", \"5xx\"";
+const REFUSED: &str = "\"400\", \"401\", \"403\", \"404\", \"405\", \"406\", \"409\", \"412\", \"414\", \"415\", \"422\", \"428\", \"429\", \"5xx\"";
 
 /// Operations that ignore parameters they do not know.
 const LISTS: [&str; 3] = ["readStatuses", "listBackups", "listVms"];
