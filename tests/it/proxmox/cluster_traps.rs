@@ -192,6 +192,8 @@ async fn a_container_is_restored_to_the_storage_that_it_is_on() {
         "{error:?}"
     );
     assert!(error.fault.text.contains("`storage`"), "{error:?}");
+    let plan = adapter.preview(&restored, by()).await.unwrap();
+    assert_eq!(plan.refused, [error.fault], "the plan says the same");
     let named = on(200, restore(&backup, &[("storage", "local")]));
     assert_eq!(run(&adapter, &named, 4).await, Ok(()), "as the caller says");
     assert_eq!(storage_of("rootfs"), "local");
