@@ -25,9 +25,12 @@ pub struct Selector {
     pub backup: Option<BackupId>,
 }
 
+/// Whether an operation with that owner and target is visible.
+type VisibilityCheck = dyn Fn(&PrincipalName, &Target) -> bool + Send + Sync;
+
 /// Decides which operations exist at all for the caller of a list, by their owner and target.
 #[derive(Clone)]
-pub struct OperationVisibility(Arc<dyn Fn(&PrincipalName, &Target) -> bool + Send + Sync>);
+pub struct OperationVisibility(Arc<VisibilityCheck>);
 
 impl OperationVisibility {
     /// Decides by this function.

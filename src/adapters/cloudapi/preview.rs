@@ -91,7 +91,7 @@ fn merge_plan(vm: Vm, remote: &RemoteBackup, plan: wire::Plan, all: &[RemoteBack
         .filter(lost)
         .map(|other| other.backup.clone())
         .collect();
-    preview.leaves = publishable(plan.leaves);
+    preview.leaves = publishable(&plan.leaves);
     preview.after = map::run_state(plan.after.as_deref());
     preview.needs = plan.needs.map(|needs| SpaceNeeds {
         bytes: needs.bytes,
@@ -103,7 +103,7 @@ fn merge_plan(vm: Vm, remote: &RemoteBackup, plan: wire::Plan, all: &[RemoteBack
         .take(ENTRIES_MAX)
         .map(|refused| error::planned_refusal(&refused.code, &refused.text))
         .collect();
-    let warnings = publishable(plan.warnings);
+    let warnings = publishable(&plan.warnings);
     preview.warnings = warnings
         .iter()
         .map(|text| public_text!("The server reports: {text}"))
@@ -114,7 +114,7 @@ fn merge_plan(vm: Vm, remote: &RemoteBackup, plan: wire::Plan, all: &[RemoteBack
 }
 
 /// Those texts of a server that callers may read.
-fn publishable(texts: Vec<String>) -> Vec<String> {
+fn publishable(texts: &[String]) -> Vec<String> {
     let texts = texts.iter().take(ENTRIES_MAX);
     texts
         .filter_map(|text| error::publishable_message(text))

@@ -171,7 +171,7 @@ async fn in_fact(scene: &Scene, intent: &Intent, number: u64) -> Option<FaultKin
 async fn judge(scene: &Scene, intent: &Intent, first: u64) {
     let expects_lock = !scene.locks.is_empty();
     let is_accident = |kind| kind == Some(FaultKind::Busy) && !expects_lock;
-    for number in first..first + 200 {
+    for number in first..first.saturating_add(200) {
         let before = scene.tree();
         let planned = planned(scene, intent).await;
         assert_eq!(

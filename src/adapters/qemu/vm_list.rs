@@ -154,8 +154,9 @@ mod tests {
             fs::write(root.join(file), "").unwrap();
         }
         let at = |text: &str| format!("{}/{text}", root.display());
-        // qmp, images, ids; `None` for an error
-        let rows: [(&str, &str, &[&str], Option<&[&str]>); 9] = [
+        /// Name of the row, qmp, images, and the ids; `None` for an error.
+        type Row<'a> = (&'a str, &'a str, &'a [&'a str], Option<&'a [&'a str]>);
+        let rows: [Row<'_>; 9] = [
             ("sockets alone", "run/{vm}.qmp", &[], Some(&["a", "b"])),
             (
                 "images",

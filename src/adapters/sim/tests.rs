@@ -211,6 +211,7 @@ async fn planned(sim: &Sim, intent: &Intent, by: Deadline) -> Option<FaultKind> 
 
 /// Over whatever a random history leaves: running tasks, protected backups, incomplete ones, and some that are gone.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one history, step by step")]
 async fn plans_over_a_random_history_never_lie() {
     let (sim, clock, vm, _, by) = bed().await;
     let control = sim.control();

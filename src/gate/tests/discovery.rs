@@ -418,6 +418,7 @@ async fn capabilities_are_those_of_the_adapter() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn permissions_are_the_decisions_of_the_requests_themselves() {
     let mut rig = rig(&["web-*"], &["web-1"], &["db"]);
     rig.reload(|config| {

@@ -32,18 +32,6 @@ pub(crate) fn check_invariants(operation: &Operation) -> Result<(), &'static str
             "a notice only when succeeded",
         ),
         (
-            operation.phase != Phase::NotExecuted || fault == Some(FaultKind::NotExecuted),
-            "not-executed says so",
-        ),
-        (
-            operation.phase != Phase::Unknown || fault == Some(FaultKind::OutcomeUnknown),
-            "unknown says so",
-        ),
-        (
-            operation.phase != Phase::Cancelled || fault == Some(FaultKind::Cancelled),
-            "cancelled says so",
-        ),
-        (
             operation.completed.is_some() == operation.phase.is_final(),
             "completed exactly when final",
         ),
@@ -80,9 +68,28 @@ pub(crate) fn check_invariants(operation: &Operation) -> Result<(), &'static str
     ];
     rules
         .into_iter()
+        .chain(fault_rules(operation.phase, fault))
         .chain(time_rules(operation))
         .find(|(holds, _)| !holds)
         .map_or(Ok(()), |(_, rule)| Err(rule))
+}
+
+/// Each outcome that has a fault of its own says so.
+fn fault_rules(phase: Phase, fault: Option<FaultKind>) -> [(bool, &'static str); 3] {
+    [
+        (
+            phase != Phase::NotExecuted || fault == Some(FaultKind::NotExecuted),
+            "not-executed says so",
+        ),
+        (
+            phase != Phase::Unknown || fault == Some(FaultKind::OutcomeUnknown),
+            "unknown says so",
+        ),
+        (
+            phase != Phase::Cancelled || fault == Some(FaultKind::Cancelled),
+            "cancelled says so",
+        ),
+    ]
 }
 
 /// The order of the times of an operation, whatever the wall clock does.

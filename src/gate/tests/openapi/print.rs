@@ -1,5 +1,10 @@
 //! Writes a JSON document for people and for `diff`: members in order, and whatever fits on one line on one line.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "columns of a document are few"
+)]
+
 use serde_json::Value;
 
 /// The longest line, unless one text alone is longer.
