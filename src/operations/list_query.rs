@@ -25,9 +25,11 @@ pub struct Selector {
     pub backup: Option<BackupId>,
 }
 
+type IsVisible = dyn Fn(&PrincipalName, &Target) -> bool + Send + Sync;
+
 /// Decides which operations exist at all for the caller of a list, by their owner and target.
 #[derive(Clone)]
-pub struct OperationVisibility(Arc<dyn Fn(&PrincipalName, &Target) -> bool + Send + Sync>);
+pub struct OperationVisibility(Arc<IsVisible>);
 
 impl OperationVisibility {
     /// Decides by this function.

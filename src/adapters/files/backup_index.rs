@@ -172,7 +172,7 @@ mod tests {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
             self.0 ^= self.0 << 17;
-            self.0 % most
+            self.0.checked_rem(most).unwrap()
         }
 
         fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
@@ -229,7 +229,7 @@ mod tests {
                 descending: numbers.below(2) == 0,
             },
             after: numbers.maybe(|numbers| key.position_of(&any_backup(numbers))),
-            limit: u16::try_from(1 + numbers.below(9)).unwrap(),
+            limit: u16::try_from(numbers.below(9).saturating_add(1)).unwrap(),
             count: true,
         }
     }

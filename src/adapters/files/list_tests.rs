@@ -135,7 +135,7 @@ async fn every_change_beside_the_gateway_is_seen() {
     let acts: [(&str, Act); 11] = [
         ("added", |all| drop(copy_backup(&all.join("100"), 200))),
         ("removed", |all| {
-            fs::remove_dir_all(all.join("101")).unwrap()
+            fs::remove_dir_all(all.join("101")).unwrap();
         }),
         ("moved out", |all| {
             fs::rename(all.join("102"), all.join(".away")).unwrap();
