@@ -353,7 +353,8 @@ fn backups(runtime: &Runtime, folder: &Path) {
     let mut firsts = Vec::new();
     for vm in &vms {
         let begun = Instant::now();
-        let found = files.query_backups(vm, &BackupQuery::default(), by());
+        let query = BackupQuery::default();
+        let found = files.query_backups(vm, &query, by());
         assert!(
             !runtime.block_on(found).unwrap().backups.is_empty(),
             "listed"
