@@ -354,8 +354,11 @@ fn backups(runtime: &Runtime, folder: &Path) {
     for vm in &vms {
         let begun = Instant::now();
         let query = BackupQuery::default();
-        let found = runtime.block_on(files.query_backups(vm, &query, by()));
-        assert!(!found.unwrap().backups.is_empty(), "listed");
+        let found = files.query_backups(vm, &query, by());
+        assert!(
+            !runtime.block_on(found).unwrap().backups.is_empty(),
+            "listed"
+        );
         firsts.push(begun.elapsed());
     }
     row("the very first list", &firsts);

@@ -241,20 +241,20 @@ mod tests {
 
     const DECISIVE: [Edit; 11] = [
         ("another VM", |preview| {
-            preview.vm.id = VmId::new("2").unwrap()
+            preview.vm.id = VmId::new("2").unwrap();
         }),
         ("run state", |preview| {
-            preview.vm.run_state = Some(RunState::Started)
+            preview.vm.run_state = Some(RunState::Started);
         }),
         ("unknown run state", |preview| preview.vm.run_state = None),
         ("mark of the VM", |preview| {
-            preview.vm_mark = Some("1".to_owned())
+            preview.vm_mark = Some("1".to_owned());
         }),
         ("another backup", |preview| {
-            preview.backup.id = BackupId::new("c").unwrap()
+            preview.backup.id = BackupId::new("c").unwrap();
         }),
         ("identity", |preview| {
-            preview.backup.identity = Identity::new("2".to_owned())
+            preview.backup.identity = Identity::new("2".to_owned());
         }),
         ("a disk", |preview| {
             preview.overwrites.push(PreviewDisk {
@@ -269,7 +269,7 @@ mod tests {
             });
         }),
         ("a disk that stays", |preview| {
-            preview.leaves.push("d".to_owned())
+            preview.leaves.push("d".to_owned());
         }),
         ("a newer backup", |preview| {
             preview
@@ -277,7 +277,7 @@ mod tests {
                 .push((BackupId::new("c").unwrap(), Identity::new("c".to_owned())));
         }),
         ("afterwards", |preview| {
-            preview.after = Some(RunState::Started)
+            preview.after = Some(RunState::Started);
         }),
     ];
 
@@ -294,13 +294,13 @@ mod tests {
                 .push(Fault::new(FaultKind::Busy, public_text!("The VM is busy.")));
         }),
         ("a warning", |preview| {
-            preview.warnings.push(public_text!("The VM is old."))
+            preview.warnings.push(public_text!("The VM is old."));
         }),
         ("a name", |preview| {
-            preview.backup.name = BackupName::new("m").unwrap()
+            preview.backup.name = BackupName::new("m").unwrap();
         }),
         ("what is unknown", |preview| {
-            preview.unknown.push(PreviewPart::Needs)
+            preview.unknown.push(PreviewPart::Needs);
         }),
     ];
 

@@ -25,12 +25,11 @@ pub struct Selector {
     pub backup: Option<BackupId>,
 }
 
-/// Whether an operation with that owner and target is visible.
-type VisibilityCheck = dyn Fn(&PrincipalName, &Target) -> bool + Send + Sync;
+type IsVisible = dyn Fn(&PrincipalName, &Target) -> bool + Send + Sync;
 
 /// Decides which operations exist at all for the caller of a list, by their owner and target.
 #[derive(Clone)]
-pub struct OperationVisibility(Arc<VisibilityCheck>);
+pub struct OperationVisibility(Arc<IsVisible>);
 
 impl OperationVisibility {
     /// Decides by this function.

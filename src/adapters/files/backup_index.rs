@@ -229,7 +229,7 @@ mod tests {
                 descending: numbers.below(2) == 0,
             },
             after: numbers.maybe(|numbers| key.position_of(&any_backup(numbers))),
-            limit: u16::try_from(numbers.below(9)).unwrap().saturating_add(1),
+            limit: u16::try_from(numbers.below(9).saturating_add(1)).unwrap(),
             count: true,
         }
     }

@@ -1,7 +1,7 @@
 //! The backups of one VM, read once and kept up to date by the kernel's events.
 //!
-//! Watched are the folder of the VM's backups, which shows backups that come and go, and of each backup its folder and the one
-//! of its disks, which show changes of its manifest and of the lengths of its images. What something happened to is read again before
+//! Watched are the folder of the VM's backups, which reports backups that come and go, and of each backup its folder and the one
+//! of its disks, which report changes of its manifest and of the lengths of its images. What something happened to is read again before
 //! the next answer. An event is queued before the call that makes the change returns, so an answer is never older than the
 //! request (docs/decisions/0012-watched-backups.md, docs/decisions/0024-lists-from-indexes.md).
 

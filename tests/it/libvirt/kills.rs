@@ -128,7 +128,7 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         let read = adapter.read_backup(&intent.target, by()).await;
         match found {
             FindOutcome::Done(_) => {
-                assert!(read.is_ok(), "life {life}: done means there: {read:?}")
+                assert!(read.is_ok(), "life {life}: done means there: {read:?}");
             }
             FindOutcome::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
             FindOutcome::VmChanged

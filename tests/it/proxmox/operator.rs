@@ -154,7 +154,7 @@ fn each_role_of_the_page_is_enough_for_its_use_and_what_it_lacks_or_has_too_much
             "restores of both",
             RESTORES,
             STORAGES,
-            vec![on("SnapgateRestoreFull"), storage.clone()],
+            vec![on("SnapgateRestoreFull"), storage],
             0,
             vec!["nothing that the grants need is missing"],
             vec![missing, beyond],
