@@ -66,6 +66,14 @@ const ROWS: &[Row] = &[
         allow: "GET, HEAD, OPTIONS",
     },
     Row {
+        route: "plan",
+        path: "/vms/1/backups/456/plan",
+        missing: "/vms/9/backups/456/plan",
+        credentials: true,
+        version: true,
+        allow: "POST, OPTIONS",
+    },
+    Row {
         route: "capabilities",
         path: "/vms/1/capabilities",
         missing: "/vms/9/capabilities",

@@ -80,6 +80,8 @@ impl Proxmox {
             }
         }
         preview.refused = checks.into_refused();
+        // Rights of the token and refusals of a storage show only when the change is made.
+        preview.unknown.push(PreviewPart::Refused);
         Ok(preview)
     }
 
@@ -156,7 +158,6 @@ fn warn_of_newer(all: &[Backup], preview: &mut Preview) {
         preview.warnings.push(public_text!(
             "The VM has newer snapshots. Storages that cannot branch, such as ZFS, refuse to restore an older one; the VM is not changed then."
         ));
-        preview.unknown.push(PreviewPart::Refused);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::model::Page;
 use crate::model::Preview;
 use crate::model::PreviewDisk;
 use crate::model::PreviewPart;
+use crate::model::RunState;
 use crate::model::Verb;
 
 /// All backups of a VM: its images hold far fewer.
@@ -67,6 +68,10 @@ impl Qemu {
                 })
                 .collect();
             preview.unknown = vec![PreviewPart::Leaves, PreviewPart::Needs];
+        }
+        if preview.vm.run_state == Some(RunState::Stopped) {
+            // Only opening an image for writing shows whether its storage takes writes, and a preview must not.
+            preview.unknown.push(PreviewPart::Refused);
         }
         Ok(preview)
     }

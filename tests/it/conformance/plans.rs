@@ -22,6 +22,12 @@ pub(crate) fn judge(
         Err(_) => return,
     };
     let planned = match plan {
+        // The plan says itself that not every refusal can be foreseen. What it foresees must be true all the same.
+        Ok(preview)
+            if preview.refused.is_empty() && preview.unknown.contains(&PreviewPart::Refused) =>
+        {
+            return;
+        }
         Ok(preview) => preview.refused.first().map(|fault| fault.kind),
         Err(error) => Some(error.fault.kind),
     };
