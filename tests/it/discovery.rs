@@ -288,8 +288,7 @@ fn the_document_and_the_page_need_no_credentials_and_give_way_to_an_upstream() {
         }
     });
     let all = format!(
-        "{}\n[[passthrough]]\nname = \"all\"\npath = \"/\"\nupstreams = [\"http://127.0.0.1:{port}\"]\nauthentication = \"none\"\n",
-        SIM
+        "{SIM}\n[[passthrough]]\nname = \"all\"\npath = \"/\"\nupstreams = [\"http://127.0.0.1:{port}\"]\nauthentication = \"none\"\n"
     );
     let gateway = Gateway::start(&all);
     let bare = gateway.bare();
