@@ -28,6 +28,10 @@ admin = "127.0.0.1:0"
 [operations]
 store = "operations.db"
 
+# A client keeps its connection from one input to the next, however much time lies between them.
+[limits]
+idle_timeout = "1h"
+
 [[backend]]
 name = "simulated"
 kind = "sim"
