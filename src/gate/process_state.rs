@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
+use crate::gate::authn::PasswordQueue;
 use crate::gate::authn::TokenDigest;
+use crate::gate::limiter::ClientNetwork;
 use crate::gate::limiter::InFlightSlot;
 use crate::gate::limiter::Limiter;
 use crate::model::PrincipalName;
@@ -57,7 +58,7 @@ pub struct ProcessState {
     stream_places: Arc<()>,
     waiter_releaser: Stopper,
     pub(super) waiters_released: Stop,
-    pub(super) password_checks: Arc<Semaphore>,
+    pub(super) password_queue: Arc<PasswordQueue>,
     remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
     /// Every API token that this process has known, so that a revoked one can be named.
     tokens: Mutex<BTreeMap<TokenDigest, (TokenName, PrincipalName)>>,
@@ -85,7 +86,7 @@ impl ProcessState {
             stream_places: Arc::default(),
             waiter_releaser,
             waiters_released,
-            password_checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
+            password_queue: PasswordQueue::new(password_checks_at_once()),
             remembered: Mutex::default(),
             tokens: Mutex::default(),
         })
@@ -127,6 +128,17 @@ impl ProcessState {
         let hash = blake3::keyed_hash(&self.key, name);
         let [a, b, c, d, ..] = *hash.as_bytes();
         usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(0)
+    }
+
+    /// By what a client takes turns with others: its network, or the user that it names where all clients share one address.
+    pub(super) fn turn_of(&self, network: Option<ClientNetwork>, user: &str) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        match &network {
+            Some(network) => hasher.update(b"network").update(network.bytes()),
+            None => hasher.update(b"user").update(user.as_bytes()),
+        };
+        let hash = *hasher.finalize().as_bytes();
+        u64::from_le_bytes(hash.first_chunk().copied().unwrap_or_default())
     }
 
     pub(super) fn is_credential_cached(&self, key: &CredentialKey, now: Instant) -> bool {
@@ -218,6 +230,14 @@ impl ProcessState {
     pub fn release_waiters(&self) {
         self.waiter_releaser.stop();
     }
+}
+
+/// As many password checks as leave a core to requests, but one at least.
+fn password_checks_at_once() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores
+        .saturating_sub(1)
+        .clamp(1, limits::PASSWORD_CHECKS_MAX)
 }
 
 /// A slot among the waiting requests; released when dropped.

@@ -131,6 +131,7 @@ codes! {
     Unavailable SERVICE_UNAVAILABLE "VM manager unavailable" "The VM manager is unavailable.";
     NoUpstream SERVICE_UNAVAILABLE "No upstream" "No upstream server is available.";
     KeysUnavailable SERVICE_UNAVAILABLE "Signing keys unavailable" "The token issuer's signing keys are unavailable.";
+    LoginQueueFull SERVICE_UNAVAILABLE "Too many logins" "Too many passwords are waiting to be verified. Nothing was changed; try again later.";
     StoreUnavailable SERVICE_UNAVAILABLE "Operation store unavailable" "The operation store is unavailable.";
     AuditUnavailable SERVICE_UNAVAILABLE "Audit trail unavailable" "The audit trail is unavailable; nothing was changed.";
     Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is shutting down and accepts no new operations.";

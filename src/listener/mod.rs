@@ -60,6 +60,8 @@ pub use sockets::SocketError;
 pub use sockets::Sockets;
 pub use tls::Certificate;
 pub use tls::ClientCertificates;
+pub use tls::SharedTicketKeys;
+pub use tls::TicketKeysError;
 pub use tls::Tls;
 pub use tls::TlsError;
 

@@ -148,6 +148,11 @@ pub const VM_LOOKUPS_AT_ONCE: usize = 8;
 /// Most VMs of a page whose last backup is shown: each costs a list of backups.
 pub const LAST_BACKUPS_MAX: usize = 100;
 
+/// Keys of session tickets in a shared file: each ticket is compared with the names of all of them, and a rotation needs three.
+pub const TICKET_KEYS_MAX: usize = 16;
+/// Seconds for which a client may use a ticket with a shared key. Removing the key ends it earlier.
+pub const TICKET_SECONDS: u32 = 12 * 60 * 60;
+
 /// Verified credentials remembered at once: bounded memory, 10,000 active callers.
 pub const CREDENTIALS_CACHED_MAX: usize = 10_000;
 /// How long a verified credential is remembered unless `authentication.remember` says otherwise.
@@ -156,8 +161,17 @@ pub const CREDENTIALS_REMEMBERED: Duration = Duration::from_secs(300);
 pub const REPLIES_KEPT_MAX: usize = 512;
 /// Longest reply that is kept, in bytes: hardly any is longer.
 pub const REPLY_KEPT_BYTES_MAX: usize = 2048;
-/// Password checks at once: each costs a core and up to some ten MiB.
+/// Most password checks at once, if the machine has more cores than that: each takes a core and up to some ten MiB.
 pub const PASSWORD_CHECKS_MAX: usize = 4;
+/// How long a request waits for a password check, about: longer queues are refused, because a client tries again after a second or
+/// two anyway, and then two of its requests would wait.
+pub const PASSWORD_WAIT: Duration = Duration::from_secs(1);
+/// What a password check takes until some were measured.
+pub const PASSWORD_CHECK_EXPECTED: Duration = Duration::from_millis(50);
+/// Fewest requests that may wait for a password check, however long one takes.
+pub const PASSWORD_QUEUE_MIN: usize = 8;
+/// Most requests that may wait for a password check, however short one is: a fraction of all connections.
+pub const PASSWORD_QUEUE_MAX: usize = 512;
 /// Buckets of each table of clients (rates, wrong passwords), and entries of each bucket: 65,536 clients in some MiB.
 pub const CLIENT_BUCKETS: usize = 8192;
 /// Entries of one bucket.

@@ -23,6 +23,7 @@ use crate::gate::process_state::ProcessState;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::CertificateName;
+use crate::model::limits;
 use crate::telemetry::Metrics;
 
 const BASIC_CHALLENGE: &str = r#"Basic realm="snapgate", charset="UTF-8""#;
@@ -109,6 +110,10 @@ impl Authenticator {
             DenialResponse::KeysUnavailable => {
                 metrics.callers.record_credential_check("no_keys");
                 Refusal::from(Code::KeysUnavailable)
+            }
+            DenialResponse::QueueFull => {
+                metrics.callers.record_credential_check("queue_full");
+                Refusal::from(Code::LoginQueueFull).retry_after(limits::PASSWORD_WAIT)
             }
             DenialResponse::Unauthenticated => {
                 metrics.callers.record_credential_check("refused");
