@@ -303,6 +303,7 @@ impl Drop for WaitingRequest {
 mod tests {
     use std::future::Future;
     use std::pin::Pin;
+    use std::task::Poll;
 
     use futures_util::poll;
 
@@ -312,24 +313,42 @@ mod tests {
 
     type Waiter = Pin<Box<dyn Future<Output = Result<CheckPlace, PasswordQueueFull>>>>;
 
-    /// Joins the queue, and says at once what became of it.
-    async fn join(
-        queue: &Arc<PasswordQueue>,
-        client: u64,
-        standing: ClientStanding,
-    ) -> Result<CheckPlace, Option<Waiter>> {
+    /// What became of a request at once.
+    enum Joined {
+        Begun(CheckPlace),
+        Waits(Waiter),
+        Refused,
+    }
+
+    async fn join(queue: &Arc<PasswordQueue>, client: u64, standing: ClientStanding) -> Joined {
         let queue = Arc::clone(queue);
         let mut waiter: Waiter = Box::pin(async move { queue.acquire(client, standing).await });
         match poll!(waiter.as_mut()) {
-            std::task::Poll::Ready(Ok(place)) => Ok(place),
-            std::task::Poll::Ready(Err(PasswordQueueFull)) => Err(None),
-            std::task::Poll::Pending => Err(Some(waiter)),
+            Poll::Ready(Ok(place)) => Joined::Begun(place),
+            Poll::Ready(Err(PasswordQueueFull)) => Joined::Refused,
+            Poll::Pending => Joined::Waits(waiter),
+        }
+    }
+
+    /// Begins at once.
+    async fn begun(
+        queue: &Arc<PasswordQueue>,
+        client: u64,
+        standing: ClientStanding,
+    ) -> CheckPlace {
+        match join(queue, client, standing).await {
+            Joined::Begun(place) => place,
+            Joined::Waits(_) => panic!("{client} waits"),
+            Joined::Refused => panic!("{client} is refused"),
         }
     }
 
     async fn waiting(queue: &Arc<PasswordQueue>, client: u64, standing: ClientStanding) -> Waiter {
-        let joined = join(queue, client, standing).await;
-        joined.unwrap_err().expect("it waits")
+        match join(queue, client, standing).await {
+            Joined::Waits(waiter) => waiter,
+            Joined::Begun(_) => panic!("{client} has begun"),
+            Joined::Refused => panic!("{client} is refused"),
+        }
     }
 
     /// Lets the checks end one after the other; returns the order in which the requests had their turns.
@@ -342,7 +361,7 @@ mod tests {
             drop(held);
             let mut called = None;
             for (index, (_, waiter)) in waiters.iter_mut().enumerate() {
-                if let std::task::Poll::Ready(found) = poll!(waiter.as_mut()) {
+                if let Poll::Ready(found) = poll!(waiter.as_mut()) {
                     called = Some((index, found.unwrap()));
                     break;
                 }
@@ -357,7 +376,7 @@ mod tests {
     #[tokio::test]
     async fn clients_take_turns_however_many_requests_they_send() {
         let queue = PasswordQueue::new(1);
-        let held = join(&queue, 9, Clean).await.expect("a place is free");
+        let held = begun(&queue, 9, Clean).await;
         let mut waiters = Vec::new();
         for (name, client) in [
             ("a1", 1),
@@ -371,16 +390,13 @@ mod tests {
         }
         let order = turns(held, waiters).await;
         assert_eq!(order, ["a1", "b1", "c1", "a2", "b2", "a3"], "in turns");
-        assert!(
-            join(&queue, 1, Clean).await.is_ok(),
-            "and the place is free again"
-        );
+        begun(&queue, 1, Clean).await;
     }
 
     #[tokio::test]
     async fn clients_without_failures_go_first_and_the_others_are_not_forgotten() {
         let queue = PasswordQueue::new(1);
-        let held = join(&queue, 9, Clean).await.expect("a place is free");
+        let held = begun(&queue, 9, Clean).await;
         let mut waiters = Vec::new();
         for (name, client) in [("x", 11), ("y", 12)] {
             waiters.push((name, waiting(&queue, client, HasFailed).await));
@@ -395,10 +411,10 @@ mod tests {
     #[tokio::test]
     async fn one_place_is_kept_for_clients_without_failures() {
         let queue = PasswordQueue::new(3);
-        let one = join(&queue, 1, HasFailed).await.expect("the first");
-        let two = join(&queue, 2, HasFailed).await.expect("the second");
+        let one = begun(&queue, 1, HasFailed).await;
+        let two = begun(&queue, 2, HasFailed).await;
         let third = waiting(&queue, 3, HasFailed).await;
-        let clean = join(&queue, 4, Clean).await.expect("the one that is kept");
+        let clean = begun(&queue, 4, Clean).await;
         drop(clean);
         let mut third = third;
         assert!(poll!(third.as_mut()).is_pending(), "it stays kept");
@@ -410,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn requests_that_leave_take_their_entries_with_them() {
         let queue = PasswordQueue::new(1);
-        let held = join(&queue, 9, Clean).await.expect("a place is free");
+        let held = begun(&queue, 9, Clean).await;
         let first = waiting(&queue, 1, Clean).await;
         let second = waiting(&queue, 1, HasFailed).await;
         assert_eq!(queue.waiting(), 2, "both wait");
@@ -426,10 +442,7 @@ mod tests {
         assert!(poll!(third.as_mut()).is_ready(), "its turn");
         assert_eq!(queue.waiting(), 0, "none is left");
         drop(third);
-        assert!(
-            join(&queue, 1, HasFailed).await.is_ok(),
-            "no place was lost"
-        );
+        begun(&queue, 1, HasFailed).await;
     }
 
     #[tokio::test]
@@ -438,26 +451,24 @@ mod tests {
         for _ in 0..100 {
             queue.record_check(limits::PASSWORD_WAIT);
         }
-        let _held = join(&queue, 9, Clean).await.expect("a place is free");
+        let _held = begun(&queue, 9, Clean).await;
         let most = limits::PASSWORD_QUEUE_MIN;
         let mut flood = Vec::new();
         for _ in 0..most {
             flood.push(waiting(&queue, 1, Clean).await);
         }
-        assert!(matches!(join(&queue, 1, Clean).await, Err(None)), "full");
+        let full = join(&queue, 1, Clean).await;
+        assert!(matches!(full, Joined::Refused), "full");
         let mut other = waiting(&queue, 2, Clean).await;
         assert_eq!(queue.waiting(), most, "as many as before");
         let newest = poll!(flood[most - 1].as_mut());
         assert!(
-            matches!(newest, std::task::Poll::Ready(Err(PasswordQueueFull))),
+            matches!(newest, Poll::Ready(Err(PasswordQueueFull))),
             "the newest of the flood gave way"
         );
         assert!(poll!(flood[0].as_mut()).is_pending(), "the oldest waits on");
         assert!(poll!(other.as_mut()).is_pending(), "the other waits");
-        assert!(
-            join(&queue, 3, HasFailed).await.unwrap_err().is_some(),
-            "the other lane has room of its own"
-        );
+        let _other_lane = waiting(&queue, 3, HasFailed).await;
     }
 
     #[test]
