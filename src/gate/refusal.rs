@@ -144,6 +144,8 @@ codes! {
 
 /// Seconds after which a request that met an overload or an outage may be worth repeating.
 const RETRY_AFTER_SECONDS: u16 = 5;
+/// Seconds after which the queue of password checks has room again: it is no longer than `limits::PASSWORD_WAIT`.
+const RETRY_LOGIN_AFTER_SECONDS: u16 = 1;
 
 impl Code {
     /// The code that describes a fault, in a refusal and in the `status` of a Status alike.
@@ -175,6 +177,9 @@ impl Code {
     /// How long to wait before trying again, where that may help.
     #[must_use]
     pub fn retry_after(self) -> Option<u16> {
+        if self == Self::LoginQueueFull {
+            return Some(RETRY_LOGIN_AFTER_SECONDS);
+        }
         let may_pass = self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::Busy;
         may_pass.then_some(RETRY_AFTER_SECONDS)
     }

@@ -23,7 +23,6 @@ use crate::gate::process_state::ProcessState;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::CertificateName;
-use crate::model::limits;
 use crate::telemetry::Metrics;
 
 const BASIC_CHALLENGE: &str = r#"Basic realm="snapgate", charset="UTF-8""#;
@@ -113,7 +112,7 @@ impl Authenticator {
             }
             DenialResponse::QueueFull => {
                 metrics.callers.record_credential_check("queue_full");
-                Refusal::from(Code::LoginQueueFull).retry_after(limits::PASSWORD_WAIT)
+                Refusal::from(Code::LoginQueueFull)
             }
             DenialResponse::Unauthenticated => {
                 metrics.callers.record_credential_check("refused");
