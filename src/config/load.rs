@@ -150,6 +150,7 @@ fn settings(
         gate: gate::Config {
             public_url: server.public_url?,
             allowed_origins: server.allowed_origins,
+            page: server.page,
             specification: specification?,
             trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
@@ -179,6 +180,7 @@ struct Server {
     addresses: Option<Addresses>,
     public_url: Option<PublicUrl>,
     allowed_origins: Vec<WebOrigin>,
+    page: bool,
     trusted_proxies: TrustedProxies,
     threads: usize,
     drain: Duration,
@@ -197,6 +199,7 @@ fn server(
         public_url: addresses::public_url(reader, section, listen, is_encrypted),
         addresses,
         allowed_origins: allowed_origins(reader, section),
+        page: section.read_flag(&tables::server::PAGE),
         trusted_proxies: trusted_proxies(reader, section),
         threads: threads_or_cores(section.read_usize(&tables::server::THREADS)),
         drain: section.read_duration(&tables::server::DRAIN),
