@@ -134,8 +134,6 @@ fn settings(
         people.tokens_file.as_deref(),
     );
     separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
-    let limits = limit.as_ref().map(gate_limits);
-    let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;
     let addresses = server.addresses?;
     Some(Settings {
@@ -145,7 +143,7 @@ fn settings(
             tls: encryption.ready(),
             drain: server.drain,
             drain_notice: server.drain_notice,
-            limits: listener_limits?,
+            limits: limit.as_ref().map(listener_limits)?,
         },
         gate: gate::Config {
             public_url: server.public_url?,
@@ -159,7 +157,7 @@ fn settings(
             grants: people.grants,
             placements,
             passthrough,
-            limits: limits?,
+            limits: limit.as_ref().map(gate_limits)?,
         },
         key_sources: people.key_sources,
         upstreams,
