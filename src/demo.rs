@@ -270,6 +270,9 @@ fn settings(password_hash: &str) -> String {
         r#"{HEADING} Change it as you like: it is read again when it changes.
 # config/reference.toml describes every key.
 
+[server]
+page = true
+
 [operations]
 store = "{STORE}"
 

@@ -23,6 +23,10 @@ use crate::runtime::SystemClock;
 /// The folder unless another one is given.
 const FOLDER: &str = "snapgate-demo";
 
+/// How to get to the page, where it is served: folders of older versions have a configuration without it.
+const PAGE: &str =
+    "\n# In a browser open http://HOST/ui/ and sign in as demo with the password demo.\n";
+
 /// What can be chosen about the demo.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -56,8 +60,13 @@ pub(super) fn run(options: Options, output: &mut Output<'_>) -> Result<(), CliEr
     } else {
         "reopened"
     };
-    let advice = format!("demo folder {} {what}\n{}", dir.display(), requests(&dir));
     let settings = load()?;
+    let page = if settings.gate.page { PAGE } else { "" };
+    let advice = format!(
+        "demo folder {} {what}\n{page}{}",
+        dir.display(),
+        requests(&dir)
+    );
     serve::warn(&settings, output)?;
     serve::serve(settings, inherited, &load, &advice, output)
 }

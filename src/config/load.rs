@@ -134,8 +134,6 @@ fn settings(
         people.tokens_file.as_deref(),
     );
     separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
-    let limits = limit.as_ref().map(gate_limits);
-    let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;
     let addresses = server.addresses?;
     Some(Settings {
@@ -145,11 +143,12 @@ fn settings(
             tls: encryption.ready(),
             drain: server.drain,
             drain_notice: server.drain_notice,
-            limits: listener_limits?,
+            limits: limit.as_ref().map(listener_limits)?,
         },
         gate: gate::Config {
             public_url: server.public_url?,
             allowed_origins: server.allowed_origins,
+            page: server.page,
             specification: specification?,
             trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
@@ -158,7 +157,7 @@ fn settings(
             grants: people.grants,
             placements,
             passthrough,
-            limits: limits?,
+            limits: limit.as_ref().map(gate_limits)?,
         },
         key_sources: people.key_sources,
         upstreams,
@@ -179,6 +178,7 @@ struct Server {
     addresses: Option<Addresses>,
     public_url: Option<PublicUrl>,
     allowed_origins: Vec<WebOrigin>,
+    page: bool,
     trusted_proxies: TrustedProxies,
     threads: usize,
     drain: Duration,
@@ -197,6 +197,7 @@ fn server(
         public_url: addresses::public_url(reader, section, listen, is_encrypted),
         addresses,
         allowed_origins: allowed_origins(reader, section),
+        page: section.read_flag(&tables::server::PAGE),
         trusted_proxies: trusted_proxies(reader, section),
         threads: threads_or_cores(section.read_usize(&tables::server::THREADS)),
         drain: section.read_duration(&tables::server::DRAIN),

@@ -7,6 +7,7 @@ use crate::config::addresses::is_loopback;
 use crate::config::file_access;
 use crate::config::log_level;
 use crate::config::settings::Settings;
+use crate::gate;
 use crate::gate::Grantee;
 use crate::gate::PassThroughAccess;
 use crate::gate::Placement;
@@ -91,12 +92,39 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
             "server.allowed_origins: pages of {origin} are not encrypted, so that anyone on the way can use the API with the rights of their readers"
         )
     }));
+    page(settings, &mut found);
     certificates(settings, now, &mut found);
     people(settings, &mut found);
     grants(settings, &mut found);
     backends(settings, &mut found);
     found.extend(file_access::folders(settings));
     found
+}
+
+/// Which of the page and a pass-through route gets a request, and which upstreams have the origin of the page.
+fn page(settings: &Settings, found: &mut Vec<String>) {
+    if !settings.gate.page {
+        return;
+    }
+    let public: Option<http::Uri> = settings.gate.public_url.as_str().parse().ok();
+    let public = public.as_ref().and_then(http::Uri::host);
+    let public = public.map(str::to_ascii_lowercase).unwrap_or_default();
+    for (index, route) in settings.gate.passthrough.iter().enumerate() {
+        let name = &route.name;
+        let is_hosted = !route.hosts.is_empty();
+        if gate::page_takes_from_prefix(route.prefix.as_str()) {
+            found.push(if is_hosted {
+                format!("passthrough[{index}].path: on its hosts route {name} gets the requests for /ui, and the page of server.page is not served there")
+            } else {
+                format!("passthrough[{index}].path: the page of server.page gets the requests for /ui, and route {name} gets none of them")
+            });
+        }
+        if !is_hosted || route.hosts.contains(&public) {
+            found.push(format!(
+                "passthrough[{index}].hosts: route {name} has the origin of the page of server.page, so scripts of its upstream can use the credentials of people who are signed in there; give the route a host of its own"
+            ));
+        }
+    }
 }
 
 fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {

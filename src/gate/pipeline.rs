@@ -1,6 +1,6 @@
 //! The stages of a request through the gate, in the documented order of checks.
 //!
-//! framing -> pass-through -> target -> route -> method -> cross-site -> credentials -> specification version -> preferences -> limits ->
+//! framing -> page and pass-through -> target -> route -> method -> cross-site -> credentials -> specification version -> preferences -> limits ->
 //! authorization and placement -> the handler of the resource. The first check that fails decides the refusal.
 
 use std::net::IpAddr;
@@ -29,6 +29,7 @@ use crate::gate::handlers;
 use crate::gate::limiter::AdmittedRequest;
 use crate::gate::limiter::ClientNetwork;
 use crate::gate::limiter::LimitReached;
+use crate::gate::page;
 use crate::gate::passthrough;
 use crate::gate::passthrough::PassThrough;
 use crate::gate::passthrough::PassThroughAccess;
@@ -131,14 +132,19 @@ impl Gate {
         let (received, preferences) = self.receive(head);
         let mut report = RequestReport::new();
         let mut body = IncomingBody::new(body, self.services.config.limits.body_bytes);
-        let result = match self.pass_through(&received, &mut report).await {
-            Ok(Some(pass)) => return GateDecision::PassThrough(Box::new(pass)),
-            Ok(None) => {
-                let hops = hop_count::of(head.headers);
-                let answer = self.answer(&received, preferences, &mut body, &mut report);
-                hop_count::within(hops, answer).await
+        let result = if let Some(rest) = self.page_path(&received) {
+            report.route = page::ROUTE_NAME;
+            page::answer(&received, rest, &self.services.config.limits, &mut body).await
+        } else {
+            match self.pass_through(&received, &mut report).await {
+                Ok(Some(pass)) => return GateDecision::PassThrough(Box::new(pass)),
+                Ok(None) => {
+                    let hops = hop_count::of(head.headers);
+                    let answer = self.answer(&received, preferences, &mut body, &mut report);
+                    hop_count::within(hops, answer).await
+                }
+                Err(refusal) => Err(refusal),
             }
-            Err(refusal) => Err(refusal),
         };
         let close = body.is_left_unread();
         let metrics = &self.services.metrics;
@@ -168,6 +174,15 @@ impl Gate {
             head,
         };
         (received, validity)
+    }
+
+    /// What follows `/ui` in the path of a request for the page, where it is served. It wins over pass-through routes, but for
+    /// those that the operator named hosts for.
+    fn page_path<'a>(&self, received: &ReceivedRequest<'a>) -> Option<&'a str> {
+        let target = received.target.filter(|_| self.services.config.page)?;
+        let rest = page::path_within(target.path)?;
+        let routes = &self.pass_through_routes;
+        (!routes.is_path_of_host(&received.head, target.path)).then_some(rest)
     }
 
     /// The request prepared for its upstream; `None` when the gateway answers itself.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::limits;
+use crate::schema::Flag;
 use crate::schema::TextList;
 use crate::schema::declare_table;
 use crate::schema::default_text;
@@ -27,4 +28,6 @@ declare_table! { "server", false, "Addresses of the gateway, and how it stops.",
         "The proxies whose `X-Forwarded-For` and `X-Request-Id` are trusted.";
     ALLOWED_ORIGINS: TextList = "allowed_origins", TextList { default: Some(&[]), form: "origins such as `https://console.example`" }, Reload,
         "The other origins whose web pages may use the API in a browser. Pages of all others are refused changes and cannot read responses.";
+    PAGE: Flag = "page", Flag(false), Reload,
+        "Whether `/ui/` is a page for people in a browser: VMs, backups, restore, operations. It uses the API with the credentials of its reader.";
 }
