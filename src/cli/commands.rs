@@ -6,28 +6,37 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+use clap::FromArgMatches;
 use clap::Parser;
 use clap::Subcommand;
 use clap::error::ErrorKind;
+use clap_complete::CompleteEnv;
 
 use crate::cli::CliError;
 use crate::cli::audit;
 use crate::cli::check;
+use crate::cli::client;
 use crate::cli::demo;
 use crate::cli::explain;
 use crate::cli::folders;
+use crate::cli::generate;
+use crate::cli::generate::COMPLETION_VARIABLE;
+use crate::cli::grouped_help::grouped;
 use crate::cli::hash_password;
 use crate::cli::init;
 use crate::cli::operations;
 use crate::cli::output::Output;
 use crate::cli::serve;
 use crate::cli::token;
+use crate::config;
 
 /// One small, safe backup and restore API in front of VM managers.
 #[derive(Debug, Parser)]
 #[command(name = "snapgate", version)]
 #[command(
-    after_help = "Exit status: 0 success, 64 usage error, 78 invalid configuration, 1 any other failure."
+    after_help = "Exit status: 0 success, 64 usage error, 78 invalid configuration, 1 any other failure.\n\
+        Commands that call a gateway: 1 failed, 2 refused, 3 outcome unknown, 4 still running, 5 unreachable, 130 detached."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -36,6 +45,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Keep the URL and credentials of a gateway in a profile
+    Login(client::LoginArguments),
+    /// List and show VMs
+    Vm(client::VmArguments),
+    /// List, show, create, update, delete, restore and plan backups
+    Backup(client::BackupArguments),
+    /// List, show, wait for, cancel and watch operations
+    Status(client::StatusArguments),
     /// Run the gateway
     Serve {
         /// The configuration file
@@ -93,6 +110,11 @@ enum Command {
         #[arg(long)]
         bcrypt: bool,
     },
+    /// Write man pages and shell completion into a folder
+    Generate {
+        #[command(subcommand)]
+        command: generate::GenerateCommand,
+    },
     /// Print the version
     Version,
 }
@@ -107,11 +129,31 @@ const CONFIGURATION: u8 = 78;
 pub fn main() -> ExitCode {
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let mut output = Output::new(&mut out, &mut err);
+    if config::environment(COMPLETION_VARIABLE).is_some() {
+        return complete();
+    }
     run(std::env::args_os(), &mut output)
 }
 
+/// The declaration of all commands.
+fn program() -> clap::Command {
+    grouped(Arguments::command())
+}
+
+/// Answers a shell that completes a command line.
+fn complete() -> ExitCode {
+    let completion = CompleteEnv::with_factory(program).var(COMPLETION_VARIABLE);
+    let folder = std::env::current_dir().ok();
+    match completion.try_complete(std::env::args_os(), folder.as_deref()) {
+        Ok(_) => ExitCode::SUCCESS,
+        // The shell completes nothing then, and a message would stand in the middle of its line.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 fn run(arguments: impl Iterator<Item = OsString>, output: &mut Output<'_>) -> ExitCode {
-    match Arguments::try_parse_from(arguments) {
+    let parsed = program().try_get_matches_from(arguments);
+    match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(done) => finish(execute(done.command, output), output),
         Err(error)
             if matches!(
@@ -134,6 +176,11 @@ fn run(arguments: impl Iterator<Item = OsString>, output: &mut Output<'_>) -> Ex
 
 fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
     match command {
+        Command::Login(arguments) => client::run_login(&arguments, output),
+        Command::Vm(arguments) => client::run_vm(arguments, output),
+        Command::Backup(arguments) => client::run_backup(arguments, output),
+        Command::Status(arguments) => client::run_status(arguments, output),
+        Command::Generate { command } => generate::run(&command, program(), output),
         Command::Explain(question) => match explain::run(&question, output)? {
             true => Ok(()),
             false => Err(CliError::No),
@@ -170,24 +217,23 @@ fn finish(result: Result<(), CliError>, output: &mut Output<'_>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
-    if !matches!(error, CliError::No) {
+    if !matches!(error, CliError::No | CliError::Ended(_)) {
         // A standard error that cannot be written to leaves the status as the only answer.
         drop(output.complain(&error.to_string()));
     }
     match error {
         CliError::Configuration(_) => ExitCode::from(CONFIGURATION),
+        CliError::Ended(status) => ExitCode::from(status),
         CliError::Other(_) | CliError::No => ExitCode::FAILURE,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_declaration_is_sound() {
-        Arguments::command().debug_assert();
+        program().debug_assert();
     }
 }

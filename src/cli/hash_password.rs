@@ -21,7 +21,7 @@ const BCRYPT_COST: u32 = 12;
 
 /// Reads a password from a terminal or from standard input and prints its hash.
 pub(super) fn run(bcrypt: bool, output: &mut Output<'_>) -> Result<(), CliError> {
-    let password = password(output)?;
+    let password = read_password(output)?;
     let hash = hash(&password, bcrypt).map_err(CliError::Other)?;
     Ok(output.print(&format!("{hash}\n"))?)
 }
@@ -49,7 +49,7 @@ pub(super) fn hash(password: &Secret, bcrypt: bool) -> Result<String, String> {
 }
 
 /// One line; asked for without echo when there is a terminal.
-fn password(output: &mut Output<'_>) -> Result<Secret, CliError> {
+pub(super) fn read_password(output: &mut Output<'_>) -> Result<Secret, CliError> {
     let stdin = io::stdin();
     if !termios::isatty(&stdin) {
         // One byte more than is allowed, and the line end.

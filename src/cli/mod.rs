@@ -2,12 +2,15 @@
 
 mod audit;
 mod check;
+mod client;
 mod commands;
 mod demo;
 mod effect;
 mod error;
 mod explain;
 mod folders;
+mod generate;
+mod grouped_help;
 mod hash_password;
 mod init;
 mod input;

@@ -52,7 +52,7 @@ pub(super) fn escape_json(text: String) -> String {
 }
 
 /// Escapes one line of human-readable text.
-fn escape_text(line: &str) -> String {
+pub(crate) fn escape_text(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len().saturating_add(16));
     for character in line.chars() {
         if is_unsafe(character) {

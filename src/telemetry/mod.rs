@@ -14,6 +14,7 @@ pub use audit::AuditWriteError;
 pub use audit::Verified;
 pub use audit::VerifyError;
 pub use audit::verify;
+pub(crate) use escape::escape_text;
 pub use line_format::LineFormat;
 pub use log::AccessRecord;
 pub use log::LogConfig;

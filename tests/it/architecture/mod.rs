@@ -53,6 +53,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["model", "runtime", "adapters"]),
+    // Knows the public API alone, so that it works with any server that speaks it.
+    ("client", &["model"]),
     (
         "cli",
         &[
@@ -67,6 +69,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "app",
             "demo",
+            "client",
         ],
     ),
     ("lib", &[]),
