@@ -3,17 +3,20 @@
 mod audit;
 mod check;
 mod commands;
+mod config_file;
 mod demo;
 mod effect;
 mod error;
 mod explain;
 mod folders;
 mod hash_password;
+mod health;
 mod init;
 mod input;
 mod operations;
 mod output;
 mod serve;
+mod successor;
 mod token;
 
 pub use commands::main;
