@@ -17,6 +17,7 @@ use crate::cli::CliError;
 use crate::cli::audit;
 use crate::cli::check;
 use crate::cli::client;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::demo;
 use crate::cli::explain;
 use crate::cli::folders;
@@ -24,6 +25,7 @@ use crate::cli::generate;
 use crate::cli::generate::COMPLETION_VARIABLE;
 use crate::cli::grouped_help::grouped;
 use crate::cli::hash_password;
+use crate::cli::health;
 use crate::cli::init;
 use crate::cli::operations;
 use crate::cli::output::Output;
@@ -55,9 +57,8 @@ enum Command {
     Status(client::StatusArguments),
     /// Run the gateway
     Serve {
-        /// The configuration file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
     },
     /// Run a gateway on a demo folder with two small VMs
     Demo {
@@ -76,9 +77,8 @@ enum Command {
     },
     /// Validate a configuration and print a summary
     Check {
-        /// The configuration file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
         /// Connect to every backend and issuer, and print capabilities
         #[arg(long)]
         probe: bool,
@@ -104,6 +104,8 @@ enum Command {
         #[command(subcommand)]
         command: token::TokenCommand,
     },
+    /// Ask a running gateway whether it is alive; exit status 1 if not
+    Health(health::HealthCheck),
     /// Print the hash of a password for the configuration
     HashPassword {
         /// Use bcrypt instead of argon2id
@@ -185,7 +187,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
             true => Ok(()),
             false => Err(CliError::No),
         },
-        Command::Serve { config } => serve::run(&config, output),
+        Command::Serve { config } => serve::run(&config.path(), output),
         Command::Demo {
             dir,
             listen,
@@ -200,12 +202,13 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
             },
             output,
         ),
-        Command::Check { config, probe } => check::run(&config, probe, output),
+        Command::Check { config, probe } => check::run(&config.path(), probe, output),
         Command::Audit { task } => audit::run(&task, output),
         Command::Init(wanted) => init::run(&wanted, output),
         Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
         Command::Operations { command } => operations::run(&command, output),
         Command::Token { command } => token::run(command, output),
+        Command::Health(check) => health::run(&check, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
         Command::Version => {
             Ok(output.print(concat!("snapgate ", env!("CARGO_PKG_VERSION"), "\n"))?)

@@ -69,7 +69,8 @@ pub(super) fn run(options: Options, output: &mut Output<'_>) -> Result<(), CliEr
         requests(&dir)
     );
     serve::warn(&settings, output)?;
-    serve::serve(settings, inherited, &load, &advice, output)
+    let trial = vec!["version".into()];
+    serve::serve(settings, inherited, &load, trial, &advice, output)
 }
 
 /// The addresses of inherited sockets, else those of the command line, else the demo's own; the file has none.

@@ -1,12 +1,12 @@
 //! `snapgate explain`: which grant allows a request, or why none does.
 
 use std::path::Path;
-use std::path::PathBuf;
 
 use clap::Args;
 use http::Method;
 
 use crate::cli::CliError;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
@@ -19,9 +19,8 @@ use crate::model::PrincipalName;
 /// Whose request, and which.
 #[derive(Debug, Args)]
 pub(super) struct Question {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The caller: a user, or with --groups any name
     #[arg(
         long = "as",
@@ -49,12 +48,13 @@ pub(super) struct Question {
 
 /// Prints the answer; whether it is yes.
 pub(super) fn run(question: &Question, output: &mut Output<'_>) -> Result<bool, CliError> {
-    let settings = config::load(&question.config, &config::environment)?;
+    let path = question.config.path();
+    let settings = config::load(&path, &config::environment)?;
     let caller = caller(&settings, question)?;
     let method = Method::from_bytes(question.method.to_ascii_uppercase().as_bytes())
         .map_err(|_malformed| CliError::Other(format!("{:?} is no method", question.method)))?;
-    let file = question.config.file_name().map(Path::new);
-    let file = file.unwrap_or(&question.config).display().to_string();
+    let file = path.file_name().map(Path::new);
+    let file = file.unwrap_or(&path).display().to_string();
     let found = gate::explain(&settings.gate, &file, &caller, &method, &question.path);
     output.print(&found.to_string())?;
     Ok(found.is_allowed)

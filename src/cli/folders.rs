@@ -1,7 +1,6 @@
 //! `snapgate init --config` and `snapgate adopt-backups`: what an operator does to the folders of backends of kind `files`.
 
 use std::path::Path;
-use std::path::PathBuf;
 
 use clap::Args;
 
@@ -9,6 +8,7 @@ use crate::adapters::files;
 use crate::adapters::files::FolderError;
 use crate::adapters::files::UnmarkedFolders;
 use crate::cli::CliError;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::BackendConfig;
@@ -30,9 +30,8 @@ pub(super) struct PrepareFolders {
 /// What `adopt-backups` is asked for.
 #[derive(Debug, Args)]
 pub(super) struct Adopt {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The backend, of kind `files`
     #[arg(long, value_name = "NAME")]
     backend: String,
@@ -99,7 +98,7 @@ pub(super) fn prepare(
 
 /// Gives the backups of a renamed VM its new name.
 pub(super) fn adopt(wanted: &Adopt, output: &mut Output<'_>) -> Result<(), CliError> {
-    let settings = config::load(&wanted.config, &config::environment)?;
+    let settings = config::load(&wanted.config.path(), &config::environment)?;
     let id = |text: &str| VmId::new(text).map_err(|error| other(format!("{text}: {error}")));
     let (from, to) = (id(&wanted.from)?, id(&wanted.to)?);
     for (name, folders) in chosen(&settings, Some(&wanted.backend))? {

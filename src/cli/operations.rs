@@ -1,7 +1,6 @@
 //! `snapgate operations`: what is stored of operations, for an operator, whether or not a gateway runs on the store.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::app::OperatorAccess;
 use crate::app::OperatorAction;
 use crate::app::OperatorName;
 use crate::cli::CliError;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
@@ -96,9 +96,8 @@ fn seq(text: &str) -> Result<u64, std::num::ParseIntError> {
 /// Arguments that every command on operations has.
 #[derive(Debug, Args)]
 pub(super) struct StoreArguments {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -160,7 +159,7 @@ pub(super) fn run(command: &OperationsCommand, output: &mut Output<'_>) -> Resul
             (arguments, OperatorRequest::Cancel(number(*seq)?))
         }
     };
-    let settings = config::load(&arguments.config, &config::environment)?;
+    let settings = config::load(&arguments.config.path(), &config::environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -1,5 +1,6 @@
 //! `snapgate serve`: runs the gateway until a signal stops it.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,6 +11,7 @@ use crate::app;
 use crate::app::Running;
 use crate::cli::CliError;
 use crate::cli::output::Output;
+use crate::cli::successor::Successor;
 use crate::config;
 use crate::config::FixedAddress;
 use crate::config::FixedAddresses;
@@ -43,11 +45,21 @@ pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> 
     let inherited = Inherited::from_service_manager().map_err(other)?;
     // Each reload is judged by the sockets that are held, too.
     let fixed = addresses_of(&inherited);
+    let trial = trial_of(&inherited, file);
     let file = file.to_owned();
     let load: ConfigLoader = Arc::new(move || config::load_at(&file, &config::environment, &fixed));
     let settings = load()?;
     warn(&settings, output)?;
-    serve(settings, inherited, &load, "", output)
+    serve(settings, inherited, &load, trial, "", output)
+}
+
+/// The arguments with which a new program is tried: it must accept the configuration. `check` knows nothing of inherited sockets,
+/// so with these the program must only run.
+fn trial_of(inherited: &Inherited, file: &Path) -> Vec<OsString> {
+    if inherited.api().is_some() || inherited.admin().is_some() {
+        return vec!["version".into()];
+    }
+    vec!["check".into(), "--config".into(), file.into()]
 }
 
 /// Prints what is allowed but seldom meant.
@@ -70,11 +82,12 @@ pub(super) fn addresses_of(inherited: &Inherited) -> FixedAddresses {
 }
 
 /// Serves until a signal ends it. Prints `advice`, in which `HOST` stands for where the API is, and then where it
-/// listens, when it is ready.
+/// listens, when it is ready. `trial` are the arguments with which a new program is tried before it replaces the process.
 pub(super) fn serve(
     settings: Settings,
     inherited: Inherited,
     load: &ConfigLoader,
+    trial: Vec<OsString>,
     advice: &str,
     output: &mut Output<'_>,
 ) -> Result<(), CliError> {
@@ -95,6 +108,7 @@ pub(super) fn serve(
     telemetry::init_logging(log, Arc::clone(&metrics)).map_err(other)?;
     // Bound before anything else is made: a port in use changes nothing.
     let sockets = Sockets::bind(&settings.listener, inherited).map_err(other)?;
+    let successor = Successor::new(&sockets, trial)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.threads)
         .enable_all()
@@ -112,21 +126,61 @@ pub(super) fn serve(
             running.scheme()
         ))?;
         notify_manager(Notice::Ready);
-        let ended = watch(&running, load, &mut signals).await;
-        notify_manager(Notice::Stopping);
-        tracing::info!("stopping");
-        tokio::select! {
-            drained = running.drain() => {
-                let took_ms = u64::try_from(drained.took.as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(cut = drained.cut, took_ms, "stopped");
-            }
-            () = another_stop(&mut signals) => tracing::warn!("stopped immediately"),
-        }
-        ended
+        let ending = watch(&running, load, &mut signals, &successor).await;
+        // Without a successor the copies of the sockets end here: connections from now on are refused, not left waiting.
+        let is_replaced = matches!(ending, Ok(Ending::Replace));
+        let successor = Some(successor).filter(|_| is_replaced);
+        let successor = drain(running, &mut signals, successor).await;
+        ending.map(|_| successor)
     });
     // What still works on files is picked up again after the next start.
     runtime.shutdown_timeout(THREADS_PATIENCE);
-    ended
+    match ended? {
+        Some(successor) => Err(successor.take_over()),
+        None => Ok(()),
+    }
+}
+
+/// How the gateway ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The process ends.
+    Stop,
+    /// The program file is started in place of the process.
+    Replace,
+}
+
+/// Ends the gateway. A signal to stop cuts it short, or takes back that it is replaced; gives the successor unless that happened.
+async fn drain(
+    running: Running,
+    signals: &mut Signals,
+    mut successor: Option<Successor>,
+) -> Option<Successor> {
+    notify_manager(match successor {
+        Some(_) => Notice::Reloading,
+        None => Notice::Stopping,
+    });
+    tracing::info!("stopping");
+    let mut drain = std::pin::pin!(running.drain());
+    loop {
+        tokio::select! {
+            drained = &mut drain => {
+                let took_ms = u64::try_from(drained.took.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(cut = drained.cut, took_ms, "stopped");
+                return successor;
+            }
+            signal = signals.next() => match signal {
+                Signal::Reload | Signal::Replace => {}
+                Signal::Stop | Signal::StopNow => {
+                    if successor.take().is_none() {
+                        tracing::warn!("stopped immediately");
+                        return None;
+                    }
+                    notify_manager(Notice::Stopping);
+                }
+            },
+        }
+    }
 }
 
 /// Reloads on a signal or when a file changed; returns when it is time to stop.
@@ -134,13 +188,20 @@ async fn watch(
     running: &Running,
     load: &ConfigLoader,
     signals: &mut Signals,
-) -> Result<(), CliError> {
+    successor: &Successor,
+) -> Result<Ending, CliError> {
     let (files, hash) = running.loaded();
     let mut watch = Watch::new(files, hash);
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Stop | Signal::StopNow => return Ok(()),
+                Signal::Stop | Signal::StopNow => return Ok(Ending::Stop),
+                Signal::Replace if successor.is_usable().await => return Ok(Ending::Replace),
+                Signal::Replace => {
+                    let (files, hash) = running.loaded();
+                    watch = Watch::new(files, hash);
+                    continue;
+                }
                 Signal::Reload => {}
             },
             _changed = watch.changed(WATCH_EVERY) => {}
@@ -174,10 +235,6 @@ async fn watch(
         }
         notify_manager(Notice::Ready);
     }
-}
-
-async fn another_stop(signals: &mut Signals) {
-    while signals.next().await == Signal::Reload {}
 }
 
 fn notify_manager(notice: Notice) {

@@ -1,7 +1,6 @@
 //! `snapgate token`: makes, lists and revokes API tokens, with a gateway running on the configuration or not.
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,6 +8,7 @@ use clap::Subcommand;
 use zeroize::Zeroizing;
 
 use crate::cli::CliError;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::effect;
 use crate::cli::effect::Effect;
 use crate::cli::output::Output;
@@ -71,9 +71,8 @@ pub(super) enum TokenCommand {
 /// The configuration that names the token file.
 #[derive(Debug, Args)]
 pub(super) struct ConfigArguments {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 impl From<TokenFileError> for CliError {
@@ -111,7 +110,10 @@ pub(super) fn run(command: TokenCommand, output: &mut Output<'_>) -> Result<(), 
 }
 
 fn load(arguments: &ConfigArguments) -> Result<Settings, CliError> {
-    Ok(config::load(&arguments.config, &config::environment)?)
+    Ok(config::load(
+        &arguments.config.path(),
+        &config::environment,
+    )?)
 }
 
 fn file(settings: &Settings) -> Result<&Path, CliError> {
@@ -218,7 +220,7 @@ fn create(
     ))?;
     output.print(&format!("{}\n", token.reveal()))?;
     // The command ends when the token is valid, so that a script can use it at once.
-    let text = match effect::wait(&arguments.config, settings)? {
+    let text = match effect::wait(&arguments.config.path(), settings)? {
         Effect::InUse => "the running gateway accepts it now".to_owned(),
         Effect::NoGateway => "no gateway is running: it is valid from the next start on".to_owned(),
         Effect::Unconfirmed(why) => format!(
@@ -282,7 +284,7 @@ fn revoke(
         }
         Ok(())
     })?;
-    let text = match effect::wait(&arguments.config, settings)? {
+    let text = match effect::wait(&arguments.config.path(), settings)? {
         Effect::InUse => "the running gateway refuses it now".to_owned(),
         Effect::NoGateway => "no gateway is running".to_owned(),
         Effect::Unconfirmed(why) => format!(

@@ -6,7 +6,8 @@
 //!
 //! Restarts: sockets that the gateway bound itself are handed to the service manager (`FDSTORE=1`, where the unit has
 //! `FileDescriptorStoreMax=`), which passes them to the next process. Connections that arrive meanwhile wait in the kernel's
-//! queue. A kept socket counts only for the address that the configuration still names.
+//! queue. A kept socket counts only for the address that the configuration still names. SIGUSR2 hands them to the program that
+//! replaces the process in the same way, without a service manager.
 
 use std::fmt;
 use std::io;
@@ -14,11 +15,15 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::listener::Config;
 use crate::runtime;
 
+/// The names of sockets of socket units, which count whatever the configuration says.
+const ACTIVATED_API: &str = "api";
+const ACTIVATED_ADMIN: &str = "admin";
 /// The names under which the service manager keeps the sockets that the gateway bound itself.
 const KEPT_API: &str = "snapgate-api";
 const KEPT_ADMIN: &str = "snapgate-admin";
@@ -197,11 +202,11 @@ impl Inherited {
             let position = named.or_else(|| {
                 waiting
                     .iter()
-                    .position(|(_, name, _)| name != "api" && name != "admin")
+                    .position(|(_, name, _)| name != ACTIVATED_API && name != ACTIVATED_ADMIN)
             })?;
             Some(waiting.remove(position).2)
         };
-        let (api, admin) = (take("api"), take("admin"));
+        let (api, admin) = (take(ACTIVATED_API), take(ACTIVATED_ADMIN));
         match waiting.first() {
             Some((number, _, _)) => Err(SocketError::Inherited {
                 number: *number,
@@ -225,6 +230,8 @@ pub struct Sockets {
     pub api: Socket,
     /// The admin port.
     pub admin: Socket,
+    /// The names under which the next process finds them.
+    names: [&'static str; 2],
 }
 
 impl Sockets {
@@ -234,10 +241,29 @@ impl Sockets {
     /// [`SocketError`].
     pub fn bind(config: &Config, inherited: Inherited) -> Result<Self, SocketError> {
         let (api, admin) = (inherited.api, inherited.admin);
+        let name = |inherited: Option<&Socket>, activated, kept| match inherited {
+            Some(_) => activated,
+            None => kept,
+        };
         Ok(Self {
+            names: [
+                name(api.as_ref(), ACTIVATED_API, KEPT_API),
+                name(admin.as_ref(), ACTIVATED_ADMIN, KEPT_ADMIN),
+            ],
             api: open_port(api, inherited.kept_api, KEPT_API, config.listen)?,
             admin: open_port(admin, inherited.kept_admin, KEPT_ADMIN, config.admin)?,
         })
+    }
+
+    /// Copies for the process after this one, by name. As long as they are open, connections wait in the kernel's queue.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn copy_for_successor(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+        let sockets = self.names.into_iter().zip([&self.api, &self.admin]);
+        sockets
+            .map(|(name, socket)| Ok((name, socket.as_fd().try_clone_to_owned()?)))
+            .collect()
     }
 }
 
@@ -321,7 +347,6 @@ fn explain_bind_error(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
     use std::process::Command;
     use std::process::Stdio;
     use std::time::Duration;

@@ -5,7 +5,8 @@
 //! | read the time | [`Clock`]; tests use [`ManualClock`] |
 //! | spawn a task | [`Tasks`], which its owner waits for |
 //! | end tasks | [`stop_pair`]: a [`Stopper`] for the owner, a [`Stop`] for each task |
-//! | receive SIGTERM, SIGINT and SIGHUP | [`Signals`] |
+//! | receive SIGTERM, SIGINT, SIGHUP and SIGUSR2 | [`Signals`] |
+//! | start the next version in place of this process | [`Program`] |
 //! | notify systemd | [`notify()`] |
 //! | count the gateways that forwarded a request | [`hop_count`] |
 //!
@@ -14,6 +15,7 @@
 
 mod clock;
 mod notify;
+mod program;
 mod signals;
 mod stop;
 mod tasks;
@@ -27,6 +29,7 @@ pub use notify::Notice;
 pub use notify::forget_socket;
 pub use notify::keep_socket;
 pub use notify::notify;
+pub use program::Program;
 pub use signals::Signal;
 pub use signals::Signals;
 pub use stop::Stop;

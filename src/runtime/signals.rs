@@ -1,6 +1,7 @@
-//! The signals of the process: stop, stop at once, reload. The only place that names them.
+//! The signals of the process: stop, stop at once, reload, replace. The only place that names them.
 //!
-//! The first SIGTERM or SIGINT starts the drain, and a second one of either kind cuts it short; SIGHUP reloads.
+//! The first SIGTERM or SIGINT starts the drain, and a second one of either kind cuts it short; SIGHUP reloads; SIGUSR2 starts
+//! the program file in place of the process.
 
 use std::io;
 
@@ -16,6 +17,8 @@ pub enum Signal {
     StopNow,
     /// Reload the configuration: SIGHUP.
     Reload,
+    /// Drain, and start the program file in place of this process: SIGUSR2.
+    Replace,
 }
 
 /// Waits for signals.
@@ -24,6 +27,7 @@ pub struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
     hangup: unix::Signal,
+    replace: unix::Signal,
     stopping: bool,
 }
 
@@ -39,21 +43,21 @@ impl Signals {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
             hangup: unix::signal(SignalKind::hangup())?,
+            replace: unix::signal(SignalKind::user_defined2())?,
             stopping: false,
         })
     }
 
     /// The next signal. Cancel-safe; equal signals that arrive before this is called again count as one.
     pub async fn next(&mut self) -> Signal {
-        let reload = tokio::select! {
+        tokio::select! {
             biased;
-            _ = self.terminate.recv() => false,
-            _ = self.interrupt.recv() => false,
-            _ = self.hangup.recv() => true,
-        };
-        if reload {
-            Signal::Reload
-        } else if std::mem::replace(&mut self.stopping, true) {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => return Signal::Reload,
+            _ = self.replace.recv() => return Signal::Replace,
+        }
+        if std::mem::replace(&mut self.stopping, true) {
             Signal::StopNow
         } else {
             Signal::Stop
@@ -74,6 +78,7 @@ mod tests {
         let mut signals = Signals::new().unwrap();
         let rows = [
             ("hangup", Raw::HUP, Signal::Reload),
+            ("user-defined 2", Raw::USR2, Signal::Replace),
             ("first", Raw::TERM, Signal::Stop),
             ("hangup while stopping", Raw::HUP, Signal::Reload),
             ("second, of the other kind", Raw::INT, Signal::StopNow),

@@ -132,7 +132,7 @@ fn every_command_prints_and_ends_as_documented() {
         ("nothing", 64, &[]),
         ("unknown-command", 64, &["restore"]),
         ("unknown-option", 64, &["check", "--file", "good.toml"]),
-        ("missing-option", 64, &["check"]),
+        ("missing-option", 64, &["token", "create"]),
         ("check-good", 0, &["check", "--config", "good.toml"]),
         ("check-bad", 78, &["check", "--config", "bad.toml"]),
         ("check-absent", 78, &["check", "--config", "absent.toml"]),
