@@ -24,6 +24,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-io", "tests/beds/qemu.sh install"),
     ("qemu-nbd", "tests/beds/qemu.sh install"),
     ("qemu-system-x86_64", "tests/beds/qemu.sh install"),
+    ("script", "Debian package bsdutils"),
     ("virsh", "tests/beds/libvirt.sh install"),
 ];
 
