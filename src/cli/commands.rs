@@ -19,6 +19,7 @@ use crate::cli::check;
 use crate::cli::client;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::demo;
+use crate::cli::doctor;
 use crate::cli::explain;
 use crate::cli::folders;
 use crate::cli::generate;
@@ -27,10 +28,13 @@ use crate::cli::grouped_help::grouped;
 use crate::cli::hash_password;
 use crate::cli::health;
 use crate::cli::init;
+use crate::cli::log_level;
 use crate::cli::operations;
 use crate::cli::output::Output;
 use crate::cli::serve;
+use crate::cli::support_bundle;
 use crate::cli::token;
+use crate::cli::top;
 use crate::config;
 
 /// One small, safe backup and restore API in front of VM managers.
@@ -106,6 +110,19 @@ enum Command {
     },
     /// Ask a running gateway whether it is alive; exit status 1 if not
     Health(health::HealthCheck),
+    /// Examine an installation and say what to do; exit status 1 if anything is found
+    Doctor(doctor::DoctorArguments),
+    /// Collect what a support request needs in an archive without secrets
+    SupportBundle(support_bundle::BundleArguments),
+    /// Print what a configuration file may hold
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Watch operations, rates and backends of the running gateway
+    Top(top::TopArguments),
+    /// Show or change the log level of the running gateway
+    LogLevel(log_level::LogLevelArguments),
     /// Print the hash of a password for the configuration
     HashPassword {
         /// Use bcrypt instead of argon2id
@@ -119,6 +136,13 @@ enum Command {
     },
     /// Print the version
     Version,
+}
+
+/// What to print about configuration files.
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// The JSON Schema, by which editors complete and check a file
+    Schema,
 }
 
 /// The exit status for a usage error: `EX_USAGE` of sysexits.h.
@@ -207,6 +231,16 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         Command::Init(wanted) => init::run(&wanted, output),
         Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
         Command::Operations { command } => operations::run(&command, output),
+        Command::Doctor(arguments) => match doctor::run(&arguments, output)? {
+            true => Ok(()),
+            false => Err(CliError::No),
+        },
+        Command::SupportBundle(arguments) => support_bundle::run(&arguments, output),
+        Command::Config { command } => match command {
+            ConfigCommand::Schema => Ok(output.print(&config::keys_as_json_schema())?),
+        },
+        Command::Top(arguments) => top::run(&arguments, output),
+        Command::LogLevel(arguments) => log_level::run(&arguments, output),
         Command::Token { command } => token::run(command, output),
         Command::Health(check) => health::run(&check, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),

@@ -56,11 +56,26 @@ pub(super) fn read_password(output: &mut Output<'_>) -> Result<Secret, CliError>
         let most = u64::try_from(limits::CREDENTIALS_BYTES_MAX).unwrap_or(u64::MAX);
         return Ok(line(read_input(most.saturating_add(3))?));
     }
-    output.ask("Password: ")?;
     let silent = EchoOff::new().map_err(io::Error::from)?;
-    let mut text = String::new();
-    stdin.lock().read_line(&mut text)?;
+    let first = ask(output, "Password: ")?;
+    // Nobody sees what was typed, so a mistyped password would be found at the first login.
+    let again = ask(output, "Repeat the password: ")?;
     drop(silent);
+    if first == again {
+        Ok(first)
+    } else {
+        Err(CliError::Other(
+            "the passwords differ; nothing was printed".to_owned(),
+        ))
+    }
+}
+
+/// One line of the terminal, which does not echo it.
+fn ask(output: &mut Output<'_>, prompt: &str) -> Result<Secret, CliError> {
+    output.ask(prompt)?;
+    let mut text = String::new();
+    io::stdin().lock().read_line(&mut text)?;
+    // The line end that the terminal did not echo either.
     output.complain("")?;
     Ok(line(text))
 }

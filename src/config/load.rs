@@ -21,6 +21,7 @@ use crate::config::settings::Logging;
 use crate::config::settings::Settings;
 use crate::config::tables;
 use crate::config::tls;
+use crate::config::trace_export;
 use crate::gate;
 use crate::gate::OnMissingVersion;
 use crate::gate::OriginError;
@@ -126,6 +127,8 @@ fn settings(
         .as_ref()
         .and_then(|section| operations(reader, section));
     let logging = log_section.as_ref().map(|section| logging(reader, section));
+    let trace_export = section(&tables::tracing::TABLE)
+        .and_then(|section| trace_export::read(reader, &section, source));
     let (backends, placements) = backends::read(reader, root, source);
     let sections = [operations_section, log_section, authentication_section];
     let paths = (
@@ -164,6 +167,7 @@ fn settings(
         operations: operations?,
         backends,
         logging: logging?,
+        trace_export,
         tokens: people.tokens_file,
         threads: server.threads,
         notes: [addresses.notes, reader.warnings()].concat(),
@@ -368,7 +372,8 @@ fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
     Logging {
         format: match section.read_choice(&tables::log::FORMAT) {
             Some("json") => LogFormat::Json,
-            Some(_) | None => LogFormat::Text,
+            Some("text") => LogFormat::Text,
+            Some(_) | None => LogFormat::Auto,
         },
         level: level.unwrap_or_else(|| "info".to_owned()),
         access: section.read_flag(&tables::log::ACCESS),

@@ -31,10 +31,63 @@ const PUBLISHED_HASHES: [&str; 6] = [
     "$argon2id$v=19$m=19456,t=2,p=1$8ORd1jZnfQXl8D2+thJwLg$/moHgdgoKa/I0ZhT8/gz5nS8FhEfVmV2o9GAO0QiU+E",
 ];
 
+/// What a warning is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarningSubject {
+    /// A file with a secret that others can read or write.
+    SecretFiles,
+    /// A certificate of the API port.
+    Certificates,
+    /// A folder or image of a backend.
+    Folders,
+    /// Any other setting.
+    Settings,
+}
+
 /// One sentence for each thing that is allowed but seldom meant, at this moment.
 #[must_use]
 pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
-    let mut found = settings.notes.clone();
+    let all = warnings_by_subject(settings, now).into_iter();
+    all.map(|(_, warning)| warning).collect()
+}
+
+/// The same, with what each is about.
+#[must_use]
+pub fn warnings_by_subject(settings: &Settings, now: Timestamp) -> Vec<(WarningSubject, String)> {
+    let mut all = Vec::new();
+    let mut add = |subject: WarningSubject, found: Vec<String>| {
+        all.extend(found.into_iter().map(|warning| (subject, warning)));
+    };
+    let collect = |look: &dyn Fn(&mut Vec<String>)| {
+        let mut found = Vec::new();
+        look(&mut found);
+        found
+    };
+    add(
+        WarningSubject::Settings,
+        [settings.notes.clone(), reachability(settings)].concat(),
+    );
+    add(WarningSubject::SecretFiles, file_access::secrets(settings));
+    add(WarningSubject::Settings, trust(settings));
+    add(
+        WarningSubject::Certificates,
+        collect(&|found| certificates(settings, now, found)),
+    );
+    add(
+        WarningSubject::Settings,
+        collect(&|found| {
+            people(settings, found);
+            grants(settings, found);
+            backends(settings, found);
+        }),
+    );
+    add(WarningSubject::Folders, file_access::folders(settings));
+    all
+}
+
+/// Who can reach the gateway, and how much of it; and whether it says anything.
+fn reachability(settings: &Settings) -> Vec<String> {
+    let mut found = Vec::new();
     let encrypted = settings.listener.tls.is_some();
     for (name, address, safe, what) in [
         (
@@ -78,7 +131,12 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         let level = &settings.logging.level;
         found.push(format!("log.level: {level:?} silences every message"));
     }
-    found.extend(file_access::secrets(settings));
+    found
+}
+
+/// Whom the gateway believes what it cannot check.
+fn trust(settings: &Settings) -> Vec<String> {
+    let mut found = Vec::new();
     for network in settings.gate.trusted_proxies.networks() {
         if network.prefix_len() == 0 {
             found.push(format!(
@@ -93,11 +151,6 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         )
     }));
     page(settings, &mut found);
-    certificates(settings, now, &mut found);
-    people(settings, &mut found);
-    grants(settings, &mut found);
-    backends(settings, &mut found);
-    found.extend(file_access::folders(settings));
     found
 }
 

@@ -18,8 +18,12 @@ use crate::gate::limiter::InFlightSlot;
 use crate::gate::limiter::Limiter;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::SpanId;
 use crate::model::TokenName;
+use crate::model::TraceContext;
+use crate::model::TraceId;
 use crate::model::limits;
+use crate::model::scramble;
 use crate::runtime::Stop;
 use crate::runtime::Stopper;
 use crate::runtime::stop_pair;
@@ -50,6 +54,9 @@ pub struct ProcessState {
     key: [u8; 32],
     prefix: String,
     requests: AtomicU64,
+    /// Where the ids of traces and spans start. They need not be secret, only different from all others.
+    trace_seeds: [u64; 3],
+    traces: AtomicU64,
     waiters: AtomicUsize,
     pub(super) limiter: Limiter,
     /// How many configurations there were: what was permitted by one may not be by the next.
@@ -76,10 +83,16 @@ impl ProcessState {
     pub fn new(seed: [u8; 32]) -> Arc<Self> {
         let prefix = blake3::keyed_hash(&seed, b"request ids").to_hex();
         let (waiter_releaser, waiters_released) = stop_pair();
+        let trace_seeds = [b"traces 1", b"traces 2", b"traces 3"].map(|purpose| {
+            let [a, b, c, d, e, f, g, h, ..] = *blake3::keyed_hash(&seed, purpose).as_bytes();
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        });
         Arc::new(Self {
             key: *blake3::keyed_hash(&seed, b"credentials").as_bytes(),
             prefix: prefix.chars().take(12).collect(),
             requests: AtomicU64::new(1),
+            trace_seeds,
+            traces: AtomicU64::new(0),
             waiters: AtomicUsize::new(0),
             limiter: Limiter::new(*blake3::keyed_hash(&seed, b"limits").as_bytes()),
             generation: watch::Sender::new(0),
@@ -111,6 +124,23 @@ impl ProcessState {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let text = format!("{}-{number:x}", self.prefix);
         RequestId::new(&text).expect("short visible ASCII")
+    }
+
+    /// The place of a new request in a trace: that of a trusted proxy, by `continued`, or a trace of its own.
+    pub(super) fn trace(
+        &self,
+        is_recorded: bool,
+        continued: impl FnOnce(SpanId) -> Option<TraceContext>,
+    ) -> TraceContext {
+        let number = self.traces.fetch_add(1, Ordering::Relaxed);
+        let [high, low, span] = self
+            .trace_seeds
+            .map(|seed| scramble(seed.wrapping_add(number)));
+        let span = SpanId::from_bits(span);
+        continued(span).unwrap_or_else(|| {
+            let trace = (u128::from(high) << 64) | u128::from(low);
+            TraceContext::root(TraceId::from_bits(trace), span, is_recorded)
+        })
     }
 
     /// The key under which verified passwords of a user are remembered; changes with the stored hash.

@@ -306,3 +306,14 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a plan says that it is worth looking at: a person decides within it, and a script that waits longer looks again. Nothing is
 /// kept for it; whether a plan is stale is decided by its fingerprint.
 pub const PLAN_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// Spans of traces that wait for their collector: some megabytes, and ten seconds of a busy gateway. Later ones are dropped and counted.
+pub const SPANS_KEPT_MAX: usize = 8192;
+/// Spans in one request to a collector.
+pub const SPANS_AT_ONCE_MAX: usize = 512;
+/// Longest time for which the log level is changed: a forgotten `debug` must not fill the disk of next week.
+pub const LOG_LEVEL_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Time for one request to a collector of traces, connection included: the next batch is due by then.
+pub const SPANS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer of a collector of traces: it says how many spans it refused.
+pub const SPANS_ANSWER_BYTES_MAX: usize = 64 * 1024;

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::model::Timestamp;
-use crate::telemetry::escape_text;
+use crate::telemetry::escape_line;
 
 /// The text with everything escaped that a terminal would not show as it is: names come from everyone who may make backups.
 pub(super) fn printable(text: &str) -> String {
-    escape_text(text)
+    escape_line(text)
 }
 
 /// Lines of cells in columns that are as wide as their widest cell.

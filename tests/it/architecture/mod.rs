@@ -18,7 +18,8 @@ use crate::source_tree::read_rust_below;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("runtime", &["model"]),
-    ("telemetry", &["model"]),
+    // Log lines name what the running task works for.
+    ("telemetry", &["model", "runtime"]),
     // Declared keys and their reading, below those who declare keys: the configuration and each adapter.
     ("schema", &["model"]),
     ("adapters", &["model", "runtime", "telemetry", "schema"]),
