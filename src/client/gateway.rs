@@ -313,7 +313,7 @@ fn judge(answer: Answer) -> Result<Answer, Failure> {
         pause: answer.retry_after(),
         // A proxy may have passed the request on before it gave up.
         was_sent: !is_of_gateway,
-        refusal: is_of_gateway.then_some(refusal),
+        refusal: is_of_gateway.then(|| Box::new(refusal)),
     }))
 }
 

@@ -64,7 +64,7 @@ pub(super) struct Interruption {
     /// Whether the gateway may have received the request.
     pub(super) was_sent: bool,
     /// What the gateway itself said, where it was the gateway that answered.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<Box<Refusal>>,
 }
 
 /// The time in which a gateway does not answer, from the first failure to the next answer.
@@ -114,7 +114,7 @@ impl Outage {
         }
         Err(match interruption.refusal {
             // Each try was refused by the gateway itself: nothing was changed, and that is certain.
-            Some(refusal) if !self.was_sent => ClientError::Refused(Box::new(refusal)),
+            Some(refusal) if !self.was_sent => ClientError::Refused(refusal),
             Some(_) | None => ClientError::Unreachable {
                 why: interruption.why,
                 was_sent: self.was_sent,
@@ -145,7 +145,7 @@ mod tests {
             why: "connection refused".to_owned(),
             pause,
             was_sent,
-            refusal: refused.then(Refusal::default),
+            refusal: refused.then(Box::default),
         }
     }
 

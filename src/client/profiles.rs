@@ -213,7 +213,7 @@ impl ProfileFile {
 
     /// Paths in the file are relative to its folder.
     fn with_whole_paths(&self, profile: &Profile) -> Profile {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
         let whole = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path));
         Profile {
             password_file: whole(&profile.password_file),

@@ -459,7 +459,7 @@ async fn carry_out_deed(
         match asked {
             // The plan that was named beforehand counts, if one was.
             Consent::Yes { fingerprint: shown } => fingerprint = fingerprint.or(shown),
-            Consent::No(ending) => return Ok(ending),
+            Consent::No(why) => return Ok(Ending::Declined(why)),
         }
     }
     let key = idempotency_key(change.idempotency_key.as_deref())?;

@@ -9,6 +9,7 @@ use clap_complete::CompletionCandidate;
 
 use crate::cli::client::connection::ConnectionArguments;
 use crate::cli::client::connection::find_connection;
+use crate::cli::client::text::printable;
 use crate::client::ClientError;
 use crate::client::Gateway;
 use crate::client::LATEST;
@@ -59,17 +60,26 @@ pub(super) fn complete_backup(typed: &OsStr) -> Vec<CompletionCandidate> {
 type Ids = Vec<(String, String)>;
 
 fn candidates(typed: &str, found: Ids) -> Vec<CompletionCandidate> {
-    let fits = |(id, name): &(String, String)| id.starts_with(typed) || name.starts_with(typed);
-    let found = found.into_iter().filter(fits);
     // A word that does not begin as what was typed replaces nothing: then the name itself is offered.
     let candidate = |(id, name): (String, String)| {
-        if id.starts_with(typed) {
-            CompletionCandidate::new(id).help(Some(name.into()))
+        let (word, beside) = if id.starts_with(typed) {
+            (id, name)
+        } else if name.starts_with(typed) {
+            (name, id)
         } else {
-            CompletionCandidate::new(name).help(Some(id.into()))
-        }
+            return None;
+        };
+        is_plain_word(&word)
+            .then(|| CompletionCandidate::new(word).help(Some(printable(&beside).into())))
     };
-    found.map(candidate).collect()
+    found.into_iter().filter_map(candidate).collect()
+}
+
+/// Whether a shell reads the word as it is. Shells put candidates onto the line without quoting them, and everyone who may make
+/// backups chooses names: one such as `$(command)` would be run with the line.
+fn is_plain_word(word: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@%+=:,./_-".contains(&byte);
+    !word.starts_with('-') && word.bytes().all(is_plain)
 }
 
 /// What the gateway says in time; nothing otherwise.
@@ -191,14 +201,25 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_names_that_begin_as_typed_are_offered() {
+    fn words_that_begin_as_typed_are_offered_and_none_that_a_shell_would_run() {
         let found = || {
             vec![
                 ("33333".to_owned(), "web01".to_owned()),
                 ("444".to_owned(), "db".to_owned()),
+                ("555".to_owned(), "$(touch x)".to_owned()),
+                ("$(touch y)".to_owned(), "666".to_owned()),
+                ("-y".to_owned(), "777".to_owned()),
             ]
         };
-        let rows = [("3", vec!["33333"]), ("w", vec!["web01"]), ("x", vec![])];
+        let rows = [
+            ("3", vec!["33333"]),
+            ("w", vec!["web01"]),
+            ("x", vec![]),
+            // What a shell would run is not offered.
+            ("$", vec![]),
+            ("-", vec![]),
+            ("", vec!["33333", "444", "555"]),
+        ];
         for (typed, expected) in rows {
             let values: Vec<String> = candidates(typed, found())
                 .iter()

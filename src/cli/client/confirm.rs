@@ -8,7 +8,6 @@ use rustix::termios::isatty;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::cli::client::ending::Ending;
 use crate::cli::client::progress::Estimate;
 use crate::cli::client::run::Context;
 use crate::cli::client::text::age;
@@ -57,8 +56,8 @@ pub(super) enum Consent {
         /// The fingerprint of the plan.
         fingerprint: Option<String>,
     },
-    /// Not to be done.
-    No(Ending),
+    /// Not to be done, and why.
+    No(String),
 }
 
 /// Whether a person can be asked: questions are on standard error, answers on standard input.
@@ -101,7 +100,7 @@ impl Context<'_, '_> {
                     "it would be refused, and nothing was changed: {}",
                     refused.text
                 );
-                return Ok(Consent::No(Ending::Declined(why)));
+                return Ok(Consent::No(why));
             }
         }
         let name = printable(vm.name());
@@ -120,7 +119,7 @@ impl Context<'_, '_> {
             return Ok(Consent::Yes { fingerprint });
         }
         let why = "not confirmed; nothing was changed".to_owned();
-        Ok(Consent::No(Ending::Declined(why)))
+        Ok(Consent::No(why))
     }
 }
 

@@ -315,7 +315,7 @@ mod tests {
         home
     }
 
-    fn find(arguments: ConnectionArguments, variables: &[(&str, &str)]) -> Result<String, String> {
+    fn find(arguments: &ConnectionArguments, variables: &[(&str, &str)]) -> Result<String, String> {
         let home = home();
         let mut environment: BTreeMap<String, String> = variables
             .iter()
@@ -324,12 +324,20 @@ mod tests {
         let folder = home.path().to_str().unwrap().to_owned();
         environment.insert("XDG_CONFIG_HOME".to_owned(), folder);
         let read = |name: &str| environment.get(name).cloned();
-        let found = find_connection(&arguments, &read).map_err(|error| error.to_string())?;
+        let found = find_connection(arguments, &read).map_err(|error| error.to_string())?;
         let credential = found
             .credential
             .map(|found| found.authorization_for_tests());
         Ok(format!("{} {}", found.url, credential.unwrap_or_default()))
     }
+
+    /// What it shows, options, variables, the URL and the credentials that count.
+    type Row = (
+        &'static str,
+        ConnectionArguments,
+        &'static [(&'static str, &'static str)],
+        String,
+    );
 
     #[test]
     fn options_come_before_the_environment_and_that_before_profiles() {
@@ -340,7 +348,7 @@ mod tests {
         let none = ConnectionArguments::default;
         let ann = "Basic YW5uOnNlY3JldA==";
         let bob = "Basic Ym9iOng=";
-        let rows: [(&str, ConnectionArguments, &[(&str, &str)], String); 7] = [
+        let rows: [Row; 7] = [
             (
                 "default profile",
                 none(),
@@ -385,7 +393,7 @@ mod tests {
             ),
         ];
         for (name, arguments, variables, expected) in rows {
-            assert_eq!(find(arguments, variables), Ok(expected), "{name}");
+            assert_eq!(find(&arguments, variables), Ok(expected), "{name}");
         }
     }
 
@@ -395,7 +403,7 @@ mod tests {
             user: Some("bob".to_owned()),
             ..ConnectionArguments::default()
         };
-        let error = find(user, &[]).unwrap_err();
+        let error = find(&user, &[]).unwrap_err();
         assert!(
             error.contains("the password of bob is missing"),
             "not that of ann: {error}"
@@ -405,13 +413,13 @@ mod tests {
             profile: Some("lab".to_owned()),
             ..ConnectionArguments::default()
         };
-        let error = find(other, &[]).unwrap_err();
+        let error = find(&other, &[]).unwrap_err();
         assert!(error.contains("are sent nowhere else"), "{error}");
         let plain = ConnectionArguments {
             url: Some("http://lab.example".to_owned()),
             ..ConnectionArguments::default()
         };
-        let error = find(plain, &[]).unwrap_err();
+        let error = find(&plain, &[]).unwrap_err();
         assert!(error.contains("cleartext"), "{error}");
     }
 }

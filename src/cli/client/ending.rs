@@ -123,8 +123,6 @@ impl Ending {
 
 #[cfg(test)]
 mod tests {
-    use crate::client::Refusal;
-
     use super::*;
 
     fn status(progress: u8, state: &str, number: u16) -> Status {
@@ -142,7 +140,7 @@ mod tests {
             why: String::new(),
             was_sent: true,
         };
-        let refused = || ClientError::Refused(Box::new(Refusal::default()));
+        let refused = || ClientError::Refused(Box::default());
         let rows = [
             (Ending::Done, 0, "done"),
             (Ending::Accepted(status(0, "QUEUED", 0)), 0, "accepted"),

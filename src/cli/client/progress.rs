@@ -94,7 +94,7 @@ impl Bar {
     /// Says that the gateway does not answer.
     pub(super) fn interrupt(&self, why: &str) {
         self.bar
-            .set_message(format!("connection lost, trying again: {}", printable(why)));
+            .set_message(format!("no answer, trying again: {}", printable(why)));
     }
 
     /// Takes the bar away.

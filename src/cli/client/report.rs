@@ -177,7 +177,7 @@ impl Observer for Report<'_, '_> {
             // Once for each time that the gateway is away: the tries in between are nothing new.
             None if !self.is_interrupted => {
                 self.note(&format!(
-                    "connection lost, trying again: {}",
+                    "no answer from the gateway, trying again: {}",
                     printable(why)
                 ));
             }

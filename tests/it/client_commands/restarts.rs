@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
@@ -119,20 +120,44 @@ access = false
     )
 }
 
+/// A slow VM manager, and gateways in front of it that come after each other on one port and one store.
+struct Place {
+    _folder: tempfile::TempDir,
+    vmm: Arc<SlowVmm>,
+    address: SocketAddr,
+    config: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vmm");
+        let vmm = SlowVmm::start(&socket);
+        // Another program may take the port in between, which is no failure of the client.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let file = folder.path().join("snapgate.toml");
+        std::fs::write(&file, config(address.port(), &socket)).unwrap();
+        Self {
+            config: file.to_str().unwrap().to_owned(),
+            _folder: folder,
+            vmm,
+            address,
+        }
+    }
+
+    fn start_gateway(&self) -> Process {
+        Process::start(&["serve", "--config", &self.config])
+    }
+}
+
 #[apply(test)]
 fn ten_kills_of_the_gateway_under_a_restore_leave_one_restore_and_exit_status_0() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("vmm");
-    let vmm = SlowVmm::start(&socket);
-    // The same port for every gateway; another program may take it in between, which is no failure of the client.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let file = folder.path().join("snapgate.toml");
-    std::fs::write(&file, config(address.port(), &socket)).unwrap();
-    let arguments = ["serve", "--config", file.to_str().unwrap()];
-    let mut gateway = Process::start(&arguments);
-    let home = Home::new(address);
+    let place = Place::new();
+    let vmm = &place.vmm;
+    let mut gateway = place.start_gateway();
+    let home = Home::new(place.address);
     let mut running = home.start("alice", "backup restore 1 456 --yes --wait --output json");
     for kill in 0..KILLS {
         match kill {
@@ -145,7 +170,7 @@ fn ten_kills_of_the_gateway_under_a_restore_leave_one_restore_and_exit_status_0(
         std::thread::sleep(Duration::from_millis(100));
         let ended = running.try_wait().unwrap();
         assert!(ended.is_none(), "it waits on after kill {kill}: {ended:?}");
-        gateway = Process::start(&arguments);
+        gateway = place.start_gateway();
     }
     eventually("the restore has begun", || {
         vmm.begins.load(Ordering::SeqCst) > 0
@@ -170,6 +195,41 @@ fn ten_kills_of_the_gateway_under_a_restore_leave_one_restore_and_exit_status_0(
         2,
         "one operation and the result: {listed:?}"
     );
+}
+
+#[apply(test)]
+fn watching_goes_on_without_a_gap_after_a_kill() {
+    let place = Place::new();
+    let gateway = place.start_gateway();
+    let home = Home::new(place.address);
+    let mut watching = home.start("alice", "status watch --output json");
+    let (sender, states) = std::sync::mpsc::channel();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    std::thread::Builder::new()
+        .spawn(move || {
+            for line in lines {
+                let record: Value = serde_json::from_str(&line.unwrap()).unwrap();
+                assert_ne!(record["record"], "reset", "it is resumed: {record}");
+                let state = record["status"]["state"].as_str();
+                state.map(|state| sender.send(state.to_owned()));
+            }
+        })
+        .unwrap();
+    let accepted = home.run("alice", "backup restore 1 456 --yes");
+    assert_eq!(accepted.status, 0, "{accepted:?}");
+    let seen = |state: &str| {
+        let patience = Duration::from_secs(60);
+        while states.recv_timeout(patience).unwrap() != state {}
+    };
+    seen("RUNNING");
+    gateway.kill();
+    let _gateway = place.start_gateway();
+    place.vmm.may_end.store(true, Ordering::SeqCst);
+    seen("SUCCESS");
+    let pid = rustix::process::Pid::from_child(&watching);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = Ended::from_output(watching.wait_with_output().unwrap());
+    assert_eq!(ended.status, 130, "{ended:?}");
 }
 
 #[apply(test)]
