@@ -337,6 +337,18 @@ check_rpm() {
   note "rpm: upgraded"
 }
 
+# A secret that systemd hands to the unit alone.
+check_credentials() {
+  use_backends </dev/null
+  inside sh -euc '
+    chown root: /etc/snapgate/demo.hash
+    sed -i "s|file:/etc/snapgate/demo.hash|file:/run/credentials/snapgate.service/demo|" /etc/snapgate/snapgate.toml
+    printf "[Service]\nLoadCredential=demo:/etc/snapgate/demo.hash\n" >/etc/systemd/system/snapgate.service.d/demo.conf
+    systemctl daemon-reload'
+  restart
+  expect "a password hash that systemd hands over" 200 "$api/permissions"
+}
+
 erase_rpm() {
   inside rpm --force-debian --erase snapgate
   ! inside test -e /usr/bin/snapgate || fail "rpm: erasing leaves the program"
@@ -431,6 +443,7 @@ run() {
   boot
   check_debian
   check_rpm
+  check_credentials
   check_qemu
   check_libvirt
   erase_rpm
