@@ -1,4 +1,4 @@
-//! What lists cost: pages of Statuses and of backups in small and large stores, and what their indexes cost writers.
+//! What lists cost: pages of Statuses, backups and VMs in small and large stores, and what their indexes cost writers.
 //!
 //! Prints one table. Every figure is the median of interleaved rounds, and the ratios are of figures of the same run. The folder of
 //! the stores is the target folder unless `SNAPGATE_BENCH_FOLDER` names another. `cargo bench --bench lists`, or with
@@ -13,8 +13,13 @@
     reason = "a program that measures and prints, and has nothing to save when something is wrong"
 )]
 
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -24,6 +29,8 @@ use snapgate::adapters::adapter::BeginOutcome;
 use snapgate::adapters::adapter::TaskState;
 use snapgate::adapters::files;
 use snapgate::adapters::files::Files;
+use snapgate::app;
+use snapgate::config;
 use snapgate::model::*;
 use snapgate::operations::ListQuery;
 use snapgate::operations::Selector;
@@ -40,6 +47,10 @@ const NOW: Timestamp = Timestamp::from_millis(1_795_482_123_000);
 const ROUNDS: usize = 15;
 const STATUSES: [u64; 3] = [100, 10_000, 1_000_000];
 const BACKUPS: [u64; 3] = [1, 1000, 10_000];
+const VMS: [u64; 3] = [200, 1000, 10_000];
+/// `alice` with `secret`.
+const ALICE: &str = "Basic YWxpY2U6c2VjcmV0";
+const HASH: &str = "$2b$04$ABCDEFGHIJKLMNOPQRSTUux/yVoHLb2P5.QxxfIdIyVUJvRQqUe5S";
 /// Creates and updates of one round of writes.
 const WRITES: u64 = 512;
 
@@ -274,7 +285,10 @@ fn create(vm: &VmId, number: u64) -> Intent {
 }
 
 async fn run_create(files: &Files, vm: &VmId, number: u64) {
-    let key = RequestKey(OperationSeq::new(number).unwrap());
+    // A key that was used before would be taken for a repeated request, of whatever VM.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let seq = NEXT.fetch_add(1, Ordering::Relaxed);
+    let key = RequestKey(OperationSeq::new(seq).unwrap());
     let begun = files
         .begin(&create(vm, number), key, None, by())
         .await
@@ -428,6 +442,105 @@ fn others(runtime: &Runtime, files: &Arc<Files>, vms: &[VmId; 3]) {
     row("p99 of a read: [quiet, 8 listers]", &[quiet, beside]);
 }
 
+/// A whole gateway with so many simulated VMs of three backups each.
+fn start_gateway(runtime: &Runtime, folder: &Path, vms: u64) -> app::Running {
+    let ids: Vec<String> = (0..vms)
+        .map(|number| format!("\"vm{number:05}\""))
+        .collect();
+    let ids = ids.join(", ");
+    let text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[operations]
+store = "vms{vms}.db"
+[log]
+access = false
+level = "error"
+[[backend]]
+name = "lab"
+kind = "sim"
+vms = ["*"]
+[backend.sim]
+simulated_vms = [{ids}]
+simulated_backups = 3
+[[user]]
+name = "alice"
+password_hash = "{HASH}"
+[[grant]]
+to = ["user:alice"]
+actions = ["read", "observe"]
+vms = ["*"]
+backups = ["*"]
+"#
+    );
+    let file = folder.join(format!("vms{vms}.toml"));
+    std::fs::write(&file, text).unwrap();
+    let loaded = config::load(&file, &|_| None).unwrap();
+    runtime.block_on(app::start(loaded)).unwrap()
+}
+
+/// Sends one request and reads its answer, which has a length.
+fn request(socket: &mut TcpStream, target: &str) -> Vec<u8> {
+    let head = format!(
+        "GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\nX-Cloud-Client-Specification-Version: 0.1\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let (mut received, mut part) = (Vec::new(), [0; 65_536]);
+    loop {
+        let count = socket.read(&mut part).unwrap();
+        assert!(count > 0, "an answer: {}", received.escape_ascii());
+        received.extend_from_slice(&part[..count]);
+        let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") else {
+            continue;
+        };
+        let fields = String::from_utf8_lossy(&received[..end]).to_ascii_lowercase();
+        let length = fields.split("content-length: ").nth(1).unwrap();
+        let length: usize = length.lines().next().unwrap().parse().unwrap();
+        if received.len() == end + 4 + length {
+            return received;
+        }
+    }
+}
+
+fn vms(runtime: &Runtime, folder: &Path) {
+    println!("\n`GET /vms`, whole gateway             {VMS:?} VMs");
+    let gateways = VMS.map(|count| start_gateway(runtime, folder, count));
+    let mut sockets: Vec<TcpStream> = gateways
+        .iter()
+        .map(|gateway| TcpStream::connect(gateway.api()).unwrap())
+        .collect();
+    let targets = [
+        ("first page of 100, last backups", "/vms?limit=100"),
+        (
+            "a page of 100 in the middle",
+            "/vms?limit=100&after=vm00049",
+        ),
+        ("name=...", "/vms?name=vm00042"),
+        ("a prefix of 10", "/vms?name=vm0004*"),
+        ("a name that none has", "/vms?name=other"),
+    ];
+    for (name, target) in targets {
+        let mut times = vec![Vec::new(); sockets.len()];
+        for _ in 0..=ROUNDS {
+            for (socket, times) in sockets.iter_mut().zip(&mut times) {
+                let begun = Instant::now();
+                let answer = request(socket, target);
+                times.push(begun.elapsed());
+                assert!(
+                    answer.starts_with(b"HTTP/1.1 200"),
+                    "{}",
+                    answer.escape_ascii()
+                );
+            }
+        }
+        let medians: Vec<Duration> = times.into_iter().map(median).collect();
+        row(name, &medians);
+    }
+    drop(gateways);
+}
+
 fn main() {
     // `cargo bench` hands in arguments that mean nothing here.
     let default = env!("CARGO_TARGET_TMPDIR").to_owned();
@@ -438,6 +551,7 @@ fn main() {
         .enable_all()
         .build()
         .unwrap();
+    vms(&runtime, folder.path());
     backups(&runtime, folder.path());
     statuses(&runtime, folder.path());
     writes(&runtime, folder.path());

@@ -47,6 +47,8 @@ const HEADING: &str = "# The configuration of `snapgate demo`.";
 /// Written first: what is in a folder that has it may be made anew.
 const MARKER: &str = ".snapgate-demo";
 const MARKED: &[u8] = b"made by `snapgate demo`\n";
+/// The password for a client, so that it stands on no command line.
+const PASSWORD_FILE: &str = "client-password";
 /// The store of operations.
 const STORE: &str = "operations.db";
 
@@ -92,6 +94,23 @@ impl Folder {
         self.0.join("snapgate.toml")
     }
 
+    /// Writes the file that the printed line of `snapgate backup` reads the password from, unless it is there, and says where it is.
+    ///
+    /// # Errors
+    /// [`DemoError::Io`].
+    pub fn password_file(&self) -> Result<PathBuf, DemoError> {
+        let path = self.0.join(PASSWORD_FILE);
+        if !path.exists() {
+            write_private(&path, format!("{PASSWORD}\n").as_bytes())?;
+        }
+        let failed = |source| DemoError::Io {
+            path: path.clone(),
+            source,
+        };
+        // Whole, so that the line works in every folder.
+        std::path::absolute(&path).map_err(failed)
+    }
+
     /// The disk image of a VM.
     #[must_use]
     pub fn image(&self, vm: &str) -> PathBuf {
@@ -130,7 +149,8 @@ impl Folder {
         write(&self.0.join(MARKER), MARKED)?;
         let files = ["", "-wal", "-shm", ".operator"].map(|ending| format!("{STORE}{ending}"));
         let files = files.iter().map(|name| self.0.join(name));
-        for path in [self.config()].into_iter().chain(files) {
+        let named = [self.config(), self.0.join(PASSWORD_FILE)];
+        for path in named.into_iter().chain(files) {
             remove(fs::remove_file(&path)).map_err(failed(&path))?;
         }
         for (vm, _) in VMS {
@@ -269,6 +289,9 @@ fn settings(password_hash: &str) -> String {
     format!(
         r#"{HEADING} Change it as you like: it is read again when it changes.
 # config/reference.toml describes every key.
+
+[server]
+page = true
 
 [operations]
 store = "{STORE}"

@@ -5,6 +5,7 @@
 pub mod adapters;
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod demo;
 pub mod gate;

@@ -78,6 +78,7 @@ fn config(grants: usize) -> Config {
     Config {
         public_url: PublicUrl::new("http://127.0.0.1:8080").unwrap(),
         allowed_origins: Vec::new(),
+        page: false,
         specification: Specification::default(),
         trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {

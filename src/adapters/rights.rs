@@ -25,6 +25,8 @@ pub(crate) struct RightsReport {
     pub(crate) is_sufficient: bool,
     /// The report for the operator, line by line.
     pub(crate) lines: Vec<String>,
+    /// What the credential may do beyond need: lines of the report.
+    pub(crate) excess: Vec<String>,
 }
 
 /// The answer to come.

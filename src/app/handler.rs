@@ -131,14 +131,15 @@ impl Handler for GatewayHandler {
         if way.retried {
             self.metrics.passthrough.record_pass_retry(route);
         }
-        if !telemetry::is_access_logged() {
+        if !telemetry::is_access_logged() && !telemetry::is_tracing_exported() {
             return;
         }
         let peer = access.peer.map(|value: IpAddr| value.to_string());
         let client = pass.client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
-        telemetry::log_access(&AccessRecord {
+        self.report(&AccessRecord {
             request: pass.request.as_str(),
+            trace: Some(pass.trace),
             peer: peer.as_deref().unwrap_or_default(),
             client: client.as_deref().unwrap_or_default(),
             method: pass.method,
@@ -164,7 +165,7 @@ impl Handler for GatewayHandler {
         self.metrics
             .requests
             .record_request(route, method, status, access.took);
-        if !telemetry::is_access_logged() {
+        if !telemetry::is_access_logged() && !telemetry::is_tracing_exported() {
             return;
         }
         let peer = access.peer.map(|value: IpAddr| value.to_string());
@@ -173,8 +174,9 @@ impl Handler for GatewayHandler {
             .or(access.peer);
         let client = client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
-        telemetry::log_access(&AccessRecord {
+        self.report(&AccessRecord {
             request: exchange.map_or("", |exchange| exchange.request.as_str()),
+            trace: exchange.and_then(|exchange| exchange.trace),
             peer: peer.as_deref().unwrap_or_default(),
             client: client.as_deref().unwrap_or_default(),
             method,
@@ -195,6 +197,16 @@ impl Handler for GatewayHandler {
             passthrough: None,
             upstream: None,
         });
+    }
+}
+
+impl GatewayHandler {
+    /// Reports a completed request to the access log and to the exporter of traces, where they are on.
+    fn report(&self, access: &AccessRecord<'_>) {
+        if telemetry::is_access_logged() {
+            telemetry::log_access(access);
+        }
+        telemetry::record_request_span(access, self.clock.now());
     }
 }
 

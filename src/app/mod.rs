@@ -1,6 +1,7 @@
 //! Puts the rooms together: builds adapters, operations, gate and listener in that order, reloads, drains in reverse.
 
 mod backends;
+mod doctor;
 mod handler;
 mod health;
 mod issuers;
@@ -8,7 +9,14 @@ mod operator;
 mod probe;
 mod running;
 mod start_error;
+mod trace_export;
 
+pub use doctor::Examination;
+pub use doctor::Finding;
+pub use doctor::SkippedCheck;
+pub use doctor::examine_installation;
+pub use doctor::examine_offline;
+pub use doctor::examine_unit;
 pub use operator::Decision;
 pub use operator::OperatorAccess;
 pub use operator::OperatorAction;

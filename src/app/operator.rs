@@ -20,22 +20,28 @@ use serde_json::Value;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
+use crate::app::doctor::LiveDoctor;
+use crate::config;
+use crate::listener::LogLevelChange;
 use crate::listener::Operator;
 use crate::listener::OperatorCaller;
 use crate::listener::OperatorError;
 use crate::model::Operation;
 use crate::model::OperationSeq;
+use crate::model::OperatorQuery;
 use crate::model::Secret;
-use crate::model::Showing;
 use crate::model::Timestamp;
 use crate::operations::OfflineStoreError;
+use crate::operations::OperationDetails;
 use crate::operations::OperationSummary;
 use crate::operations::Operations;
 use crate::runtime::Clock;
+use crate::runtime::Tasks;
 use crate::telemetry;
 use crate::telemetry::AuditClient;
 use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditWriteError;
+use crate::telemetry::LogLevel;
 use crate::telemetry::Metrics;
 
 /// Where a running gateway accepts operators' requests, and the token for them.
@@ -96,6 +102,9 @@ pub(crate) struct OperatorApi {
     operations: Arc<Operations>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    doctor: LiveDoctor,
+    /// Not awaited at shutdown: a level that is to be restored later dies with the process.
+    tasks: Tasks,
     token: Secret,
     file: PathBuf,
 }
@@ -106,17 +115,18 @@ impl OperatorApi {
     /// # Errors
     /// When the system has no randomness.
     pub(crate) fn new(
-        operations: Arc<Operations>,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
+        doctor: LiveDoctor,
+        metrics: &Arc<Metrics>,
         file: PathBuf,
     ) -> Result<Self, getrandom::Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         Ok(Self {
-            operations,
-            clock,
-            metrics,
+            operations: Arc::clone(&doctor.operations),
+            clock: Arc::clone(&doctor.clock),
+            metrics: Arc::clone(metrics),
+            doctor,
+            tasks: Tasks::default(),
             token: Secret::new(blake3::Hash::from_bytes(seed).to_hex().to_string()),
             file,
         })
@@ -299,22 +309,62 @@ impl OperatorApi {
     }
 }
 
+fn describe_level(level: &LogLevel) -> Value {
+    json!({ "level": level.current, "configured": level.configured })
+}
+
+impl OperatorApi {
+    /// Changes the log level of the process, and restores it when its time is over.
+    fn change_level(
+        &self,
+        change: LogLevelChange,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError> {
+        let LogLevelChange { level, duration } = change;
+        let level = level.as_deref().map(config::check_log_level).transpose();
+        let level =
+            level.map_err(|(what, hint)| OperatorError::Invalid(format!("{what}: {hint}")))?;
+        let changed = telemetry::set_log_level(level.as_deref());
+        let changed = changed.map_err(|error| OperatorError::Unavailable(error.to_string()))?;
+        let by = OperatorName::from_caller(caller.name);
+        // At the highest level: who reads the log must learn why lines appear or are missing.
+        tracing::error!(
+            target: "snapgate::log_level",
+            level = changed.current,
+            configured = changed.configured,
+            by = by.as_str(),
+            for_seconds = duration.map(|duration| duration.as_secs()),
+            "log level changed"
+        );
+        telemetry::record_audit(&AuditRecord {
+            principal: Some(by.as_str()),
+            client: Some(
+                caller
+                    .address
+                    .map_or(AuditClient::Local, AuditClient::Address),
+            ),
+            note: Some(&changed.current),
+            ..AuditRecord::new(self.clock.now(), "log-level", "accepted")
+        });
+        if let Some(duration) = duration {
+            let change = changed.clone();
+            drop(self.tasks.spawn(async move {
+                tokio::time::sleep(duration).await;
+                telemetry::undo_log_level(&change);
+            }));
+        }
+        Ok(describe_level(&changed))
+    }
+}
+
 #[async_trait]
 impl Operator for OperatorApi {
     fn is_token(&self, token: &[u8]) -> bool {
         self.token.reveal().as_bytes().ct_eq(token).into()
     }
 
-    async fn list(
-        &self,
-        showing: Showing,
-        before: Option<OperationSeq>,
-        limit: u16,
-    ) -> Result<Vec<Value>, OperatorError> {
-        let found = self
-            .operations
-            .list_for_operator(showing, before, limit.into())
-            .await;
+    async fn list(&self, query: OperatorQuery) -> Result<Vec<Value>, OperatorError> {
+        let found = self.operations.list_for_operator(&query).await;
         let found = found.map_err(|error| operator_error(&error))?;
         Ok(found.iter().map(|operation| shown(operation)).collect())
     }
@@ -325,7 +375,7 @@ impl Operator for OperatorApi {
             .show(seq)
             .await
             .map_err(|error| operator_error(&error))?;
-        Ok(shown(&found))
+        Ok(json!(OperationDetails::from(&*found)))
     }
 
     async fn acknowledge(
@@ -342,6 +392,24 @@ impl Operator for OperatorApi {
         caller: OperatorCaller<'_>,
     ) -> Result<Value, OperatorError> {
         self.decide(OperatorAction::Cancel, seq, caller).await
+    }
+
+    async fn log_level(&self) -> Result<Value, OperatorError> {
+        telemetry::log_level()
+            .map(|level| describe_level(&level))
+            .ok_or_else(|| OperatorError::Unavailable("logging is not initialized".to_owned()))
+    }
+
+    async fn change_log_level(
+        &self,
+        change: LogLevelChange,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError> {
+        self.change_level(change, caller)
+    }
+
+    async fn examine(&self) -> Result<Value, OperatorError> {
+        Ok(json!(self.doctor.examine().await))
     }
 
     fn denied(&self, reason: &'static str, client: Option<IpAddr>) {

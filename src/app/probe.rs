@@ -9,6 +9,7 @@ use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::layers;
 use crate::adapters::rights::RightsQuestion;
+use crate::adapters::rights::RightsReport;
 use crate::app::backends;
 use crate::app::issuers;
 use crate::config::Backend;
@@ -117,13 +118,13 @@ async fn probe_backend(
     probe_rights(settings, backend, clock, found).await;
 }
 
-/// Compares the rights of the backend's credential with what the grants allow, where the VM manager says which rights it has.
-async fn probe_rights(
+/// Compares the rights of the backend's credential with what the grants allow; `None` where the VM manager does not say which
+/// rights it has.
+pub(super) async fn compare_rights(
     settings: &Settings,
     backend: &Backend,
     clock: &Arc<dyn Clock>,
-    found: &mut ProbeReport,
-) {
+) -> Option<Result<RightsReport, AdapterError>> {
     let pattern_of = |vm: &VmId| {
         let placement = placement_of(&settings.gate.placements, vm)?;
         (placement.backend == backend.name).then(|| placement.pattern.clone())
@@ -140,10 +141,19 @@ async fn probe_rights(
         actions_on: &actions_on,
         by: clock.deadline(RIGHTS_PATIENCE),
     };
-    let Some(audit) = backend.config.audit_rights(&question) else {
+    Some(backend.config.audit_rights(&question)?.await)
+}
+
+async fn probe_rights(
+    settings: &Settings,
+    backend: &Backend,
+    clock: &Arc<dyn Clock>,
+    found: &mut ProbeReport,
+) {
+    let Some(compared) = compare_rights(settings, backend, clock).await else {
         return;
     };
-    match audit.await {
+    match compared {
         Ok(report) => {
             found.is_healthy &= report.is_sufficient;
             found.lines.extend(report.lines);
@@ -164,7 +174,7 @@ fn placement_of<'a>(placements: &'a [Placement], vm: &VmId) -> Option<&'a Placem
 }
 
 /// For the operator, who may know what the VM manager itself said.
-fn describe_error(error: &AdapterError) -> String {
+pub(super) fn describe_error(error: &AdapterError) -> String {
     match error.private() {
         "" => error.fault.text.to_string(),
         private => format!("{} ({private})", error.fault.text),

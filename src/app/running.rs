@@ -9,10 +9,12 @@ use parking_lot::Mutex;
 
 use crate::app::StartError;
 use crate::app::backends;
+use crate::app::doctor::LiveDoctor;
 use crate::app::handler::GatewayHandler;
 use crate::app::health::HealthChecks;
 use crate::app::issuers::Issuers;
 use crate::app::operator::OperatorApi;
+use crate::app::trace_export::TraceExporter;
 use crate::config;
 use crate::config::Problems;
 use crate::config::Settings;
@@ -46,13 +48,14 @@ pub struct Running {
     handler: Arc<GatewayHandler>,
     operator_api: Arc<OperatorApi>,
     issuers: Issuers,
+    trace_exporter: Option<TraceExporter>,
     upstreams: Arc<Upstreams>,
     runtime: tokio::runtime::Handle,
     operations: Arc<Operations>,
     api: Server,
     admin: Server,
     /// The active settings; parts that need a restart are as at the start.
-    settings: Mutex<Settings>,
+    settings: Arc<Mutex<Settings>>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
 }
@@ -88,6 +91,7 @@ pub async fn start_on(
     };
     let backends = backends::build(&settings.backends, &deps)?;
     let health_checks = HealthChecks::start(&settings.backends, &backends, &deps);
+    let examined = backends.clone();
     let operations = Operations::open_on(
         store,
         settings.operations.clone(),
@@ -102,51 +106,55 @@ pub async fn start_on(
     // Neither are fetches of keys: an issuer that is down must not delay start or stop.
     let issuers = Issuers::new(Arc::clone(&clock), Arc::clone(&metrics), Tasks::default());
     issuers.prepare(&mut settings);
+    let export = settings.trace_export.as_ref();
+    let trace_exporter =
+        export.and_then(|export| TraceExporter::start(export, &clock, &metrics, &Tasks::default()));
     let handler = handler_of(&settings, &operations, &clock, &metrics)?;
     let readiness: Arc<dyn Readiness> = Arc::<GatewayHandler>::clone(&handler);
     let api_handler: Arc<dyn Handler> = Arc::<GatewayHandler>::clone(&handler);
-    let operator_api = Arc::new(OperatorApi::new(
-        Arc::clone(&operations),
-        Arc::clone(&clock),
-        Arc::clone(&metrics),
-        settings.operations.operator_file(),
-    )?);
+    let present = settings.clone();
+    let settings = Arc::new(Mutex::new(settings));
+    let doctor = LiveDoctor {
+        settings: Arc::clone(&settings),
+        backends: examined,
+        operations: Arc::clone(&operations),
+        clock: Arc::clone(&clock),
+    };
+    let operator_file = present.operations.operator_file();
+    let operator_api = Arc::new(OperatorApi::new(doctor, &metrics, operator_file)?);
     let operator: Arc<dyn Operator> = Arc::<OperatorApi>::clone(&operator_api);
-    let limits = &settings.listener.limits;
-    let admin = Server::admin(
-        sockets.admin,
-        (readiness, operator),
-        limits,
-        &metrics,
-        &clock,
-    )?;
-    let tls = settings.listener.tls.as_ref();
+    let limits = &present.listener.limits;
+    let serves = (readiness, operator);
+    let admin = Server::admin(sockets.admin, serves, limits, &metrics, &clock)?;
+    let tls = present.listener.tls.as_ref();
     let serves = (api_handler, Arc::clone(&upstreams));
     let api = Server::api(sockets.api, serves, limits, tls, &metrics, &clock)?;
-    metrics.process.set_active_config(&settings.hash, false);
-    metrics
-        .requests
-        .set_certificate_expiry(&certificate_ends(tls));
     operator_api.open(admin.address());
-    log_start(&settings, api.address(), admin.address());
+    report_start(&present, &metrics, api.address(), admin.address());
     Ok(Running {
         health_checks,
         handler,
         operator_api,
         issuers,
+        trace_exporter,
         upstreams,
         runtime: tokio::runtime::Handle::current(),
         operations,
         api,
         admin,
-        settings: Mutex::new(settings),
+        settings,
         metrics,
         tasks,
     })
 }
 
-/// One line with what a support request needs to know first.
-fn log_start(settings: &Settings, api: SocketAddr, admin: SocketAddr) {
+/// One line with what a support request needs to know first, and the metrics of the configuration.
+fn report_start(settings: &Settings, metrics: &Metrics, api: SocketAddr, admin: SocketAddr) {
+    metrics.process.set_active_config(&settings.hash, false);
+    let tls = settings.listener.tls.as_ref();
+    metrics
+        .requests
+        .set_certificate_expiry(&certificate_ends(tls));
     let backends = settings.backends.iter();
     let backends: Vec<String> = backends
         .map(|backend| format!("{} ({})", backend.name, backend.config.kind()))
@@ -333,6 +341,9 @@ impl Running {
         self.operator_api.close();
         self.operations.stop().await;
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);
+        if let Some(exporter) = self.trace_exporter {
+            exporter.stop().await;
+        }
         self.admin.drain(ADMIN_PATIENCE).await;
         drained
     }

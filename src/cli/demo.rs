@@ -23,6 +23,10 @@ use crate::runtime::SystemClock;
 /// The folder unless another one is given.
 const FOLDER: &str = "snapgate-demo";
 
+/// How to get to the page, where it is served: folders of older versions have a configuration without it.
+const PAGE: &str =
+    "\n# In a browser open http://HOST/ui/ and sign in as demo with the password demo.\n";
+
 /// What can be chosen about the demo.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -56,8 +60,14 @@ pub(super) fn run(options: Options, output: &mut Output<'_>) -> Result<(), CliEr
     } else {
         "reopened"
     };
-    let advice = format!("demo folder {} {what}\n{}", dir.display(), requests(&dir));
+    let restore = restore_line(&folder)?;
     let settings = load()?;
+    let page = if settings.gate.page { PAGE } else { "" };
+    let advice = format!(
+        "demo folder {} {what}\n{page}{restore}{}",
+        dir.display(),
+        requests(&dir)
+    );
     serve::warn(&settings, output)?;
     let trial = vec!["version".into()];
     serve::serve(settings, inherited, &load, trial, &advice, output)
@@ -92,6 +102,42 @@ fn make(folder: &Folder) -> Result<bool, CliError> {
         .build()?;
     let prepared = runtime.block_on(folder.prepare(&hash, &SystemClock::shared()));
     prepared.map_err(other)
+}
+
+/// A line that restores a VM with the client of this program, in every folder.
+fn restore_line(folder: &Folder) -> Result<String, CliError> {
+    let password = folder.password_file().map_err(other)?;
+    // A program that was just built is seldom on the search path.
+    let program = std::env::current_exe()?;
+    let program = if is_on_search_path(&program) {
+        "snapgate".to_owned()
+    } else {
+        quoted(&program)
+    };
+    let password = quoted(&password);
+    Ok(format!(
+        "\n# Restore the VM web01 from its latest backup: shows what will be done, asks, and waits for the end\n\
+         {program} backup restore web01 @latest --wait --url http://HOST --user demo --password-file {password}\n"
+    ))
+}
+
+/// Whether `snapgate` in a shell is this program.
+fn is_on_search_path(program: &Path) -> bool {
+    let path = config::environment("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join("snapgate"));
+    let first = found.find(|candidate| candidate.is_file());
+    first.is_some_and(|found| found.canonicalize().is_ok_and(|found| found == program))
+}
+
+/// The path as a word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    if text.bytes().all(is_plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// The requests of the specification's page, and some more, as command lines. `HOST` stands for where the API is.

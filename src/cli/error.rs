@@ -13,6 +13,9 @@ pub(crate) enum CliError {
     /// The answer is no, and was printed.
     #[error("no")]
     No,
+    /// It ended with this status, and everything was printed.
+    #[error("exit status {0}")]
+    Ended(u8),
     /// Something else, in words for the operator.
     #[error("snapgate: {0}")]
     Other(String),

@@ -21,7 +21,7 @@ const BCRYPT_COST: u32 = 12;
 
 /// Reads a password from a terminal or from standard input and prints its hash.
 pub(super) fn run(bcrypt: bool, output: &mut Output<'_>) -> Result<(), CliError> {
-    let password = password(output)?;
+    let password = read_password(output)?;
     let hash = hash(&password, bcrypt).map_err(CliError::Other)?;
     Ok(output.print(&format!("{hash}\n"))?)
 }
@@ -49,18 +49,33 @@ pub(super) fn hash(password: &Secret, bcrypt: bool) -> Result<String, String> {
 }
 
 /// One line; asked for without echo when there is a terminal.
-fn password(output: &mut Output<'_>) -> Result<Secret, CliError> {
+pub(super) fn read_password(output: &mut Output<'_>) -> Result<Secret, CliError> {
     let stdin = io::stdin();
     if !termios::isatty(&stdin) {
         // One byte more than is allowed, and the line end.
         let most = u64::try_from(limits::CREDENTIALS_BYTES_MAX).unwrap_or(u64::MAX);
         return Ok(line(read_input(most.saturating_add(3))?));
     }
-    output.ask("Password: ")?;
     let silent = EchoOff::new().map_err(io::Error::from)?;
-    let mut text = String::new();
-    stdin.lock().read_line(&mut text)?;
+    let first = ask(output, "Password: ")?;
+    // Nobody sees what was typed, so a mistyped password would be found at the first login.
+    let again = ask(output, "Repeat the password: ")?;
     drop(silent);
+    if first == again {
+        Ok(first)
+    } else {
+        Err(CliError::Other(
+            "the passwords differ; nothing was printed".to_owned(),
+        ))
+    }
+}
+
+/// One line of the terminal, which does not echo it.
+fn ask(output: &mut Output<'_>, prompt: &str) -> Result<Secret, CliError> {
+    output.ask(prompt)?;
+    let mut text = String::new();
+    io::stdin().lock().read_line(&mut text)?;
+    // The line end that the terminal did not echo either.
     output.complain("")?;
     Ok(line(text))
 }

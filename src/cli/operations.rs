@@ -2,48 +2,38 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
 use clap::Subcommand;
-use clap::ValueEnum;
-use http::HeaderValue;
+use clap::builder::PossibleValuesParser;
 use http::Method;
-use http::header;
 use serde::Deserialize;
 
-use crate::adapters::transport;
 use crate::app::Decision;
-use crate::app::OperatorAccess;
 use crate::app::OperatorAction;
 use crate::app::OperatorName;
 use crate::cli::CliError;
 use crate::cli::config_file::ConfigFile;
+use crate::cli::admin_port::AdminPort;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
 use crate::listener;
-use crate::listener::OPERATOR_NAME;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Secret;
+use crate::model::OperatorQuery;
 use crate::model::Showing;
 use crate::model::limits;
 use crate::operations::OfflineStore;
 use crate::operations::OfflineStoreError;
 use crate::operations::OpenError;
+use crate::operations::OperationDetails;
 use crate::operations::OperationSummary;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry;
 use crate::telemetry::LogConfig;
 use crate::telemetry::Metrics;
-
-/// How long a running gateway may take for one response.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Largest answer: a page of operations whose texts are as long as can be.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What to do with operations.
 #[derive(Debug, Subcommand)]
@@ -52,14 +42,10 @@ pub(super) enum OperationsCommand {
     List {
         #[command(flatten)]
         arguments: StoreArguments,
-        /// Only operations in this state
-        #[arg(long, value_enum, default_value = "all")]
-        state: State,
-        /// At most this many
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: usize,
+        #[command(flatten)]
+        filters: Filters,
     },
-    /// Show one operation
+    /// Show one operation with everything that is stored of it
     Show {
         #[command(flatten)]
         arguments: StoreArguments,
@@ -104,33 +90,84 @@ pub(super) struct StoreArguments {
 }
 
 /// Which operations to list.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum State {
-    /// Unknown outcomes that are not acknowledged
-    Unknown,
-    /// Not final
-    Unfinished,
-    /// Every one
-    All,
+#[derive(Debug, Args)]
+pub(super) struct Filters {
+    /// Only operations in this state; `held` ones wait for a backend that is not configured
+    #[arg(long, value_name = "STATE", default_value = "all", value_parser = PossibleValuesParser::new(Showing::ALL.map(Showing::as_str)))]
+    state: String,
+    /// Only operations on this VM
+    #[arg(long, value_name = "ID")]
+    vm: Option<String>,
+    /// Only operations on this backup
+    #[arg(long, value_name = "ID")]
+    backup: Option<String>,
+    /// Only operations on this backend
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Only operations of this kind: create, update, delete or restore
+    #[arg(long, value_name = "VERB")]
+    verb: Option<String>,
+    /// Only operations of this caller
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Only operations accepted at this time or later: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only operations accepted before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
 }
 
-impl From<State> for Showing {
-    fn from(state: State) -> Self {
-        match state {
-            State::Unknown => Self::Unknown,
-            State::Unfinished => Self::Unfinished,
-            State::All => Self::All,
+impl Filters {
+    fn query(&self) -> Result<OperatorQuery, CliError> {
+        let mut query = OperatorQuery {
+            limit: self.limit,
+            ..OperatorQuery::default()
+        };
+        query.set("state", &self.state).map_err(other)?;
+        for (name, value) in [
+            ("vm", &self.vm),
+            ("backup", &self.backup),
+            ("backend", &self.backend),
+            ("verb", &self.verb),
+            ("principal", &self.by),
+        ] {
+            if let Some(value) = value {
+                query.set(name, value).map_err(other)?;
+            }
         }
+        for (name, value) in [("since", &self.since), ("until", &self.until)] {
+            if let Some(value) = value {
+                query.set(name, &time_text(value)).map_err(other)?;
+            }
+        }
+        Ok(query)
     }
 }
 
+/// The time that a text means: itself, or so long ago.
+fn time_text(text: &str) -> String {
+    humantime::parse_duration(text).map_or_else(
+        |_not_a_duration| text.to_owned(),
+        |ago| SystemClock.now().minus(ago).to_string(),
+    )
+}
+
 /// The request of a command, with its arguments checked.
-#[derive(Clone, Copy)]
 enum OperatorRequest {
-    List(Showing, usize),
+    List(OperatorQuery),
     Show(OperationSeq),
     Acknowledge(OperationSeq),
     Cancel(OperationSeq),
+}
+
+/// What a command prints.
+enum Shown {
+    Lines(Vec<OperationSummary>),
+    Details(Box<OperationDetails>),
 }
 
 fn other(error: impl std::fmt::Display) -> CliError {
@@ -144,11 +181,9 @@ pub(super) fn run(command: &OperationsCommand, output: &mut Output<'_>) -> Resul
         OperationSeq::new(seq).ok_or_else(none)
     };
     let (arguments, request) = match command {
-        OperationsCommand::List {
-            arguments,
-            state,
-            limit,
-        } => (arguments, OperatorRequest::List((*state).into(), *limit)),
+        OperationsCommand::List { arguments, filters } => {
+            (arguments, OperatorRequest::List(filters.query()?))
+        }
         OperationsCommand::Show { arguments, seq } => {
             (arguments, OperatorRequest::Show(number(*seq)?))
         }
@@ -163,24 +198,57 @@ pub(super) fn run(command: &OperationsCommand, output: &mut Output<'_>) -> Resul
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let found = runtime.block_on(async {
-        match offline(&settings, request).await {
+    let shown = runtime.block_on(async {
+        match offline(&settings, &request).await {
             // A running gateway has the store open: it does what the command asks for.
-            Err(Refused::InUse(why)) => online(&settings, request, &why).await,
+            Err(Refused::InUse(why)) => online(&settings, &request, &why).await,
             Err(Refused::Other(error)) => Err(error),
             Ok(found) => Ok(found),
         }
     })?;
+    Ok(output.print(&print(&shown, arguments.json)?)?)
+}
+
+/// One line for each operation, or all about one of them.
+fn print(shown: &Shown, json: bool) -> Result<String, CliError> {
     let mut text = String::new();
-    for operation in &found {
-        if arguments.json {
-            writeln!(text, "{}", serde_json::json!(operation)).map_err(other)?;
-        } else {
-            text.push_str(&line(operation));
+    match shown {
+        Shown::Lines(operations) => {
+            for operation in operations {
+                if json {
+                    writeln!(text, "{}", serde_json::json!(operation)).map_err(other)?;
+                } else {
+                    text.push_str(&line(operation));
+                    text.push('\n');
+                }
+            }
+        }
+        Shown::Details(details) if json => {
+            writeln!(text, "{}", serde_json::json!(details)).map_err(other)?;
+        }
+        Shown::Details(details) => {
+            text.push_str(&line(&details.summary));
             text.push('\n');
+            for (name, value) in times(&details.summary) {
+                writeln!(text, "  {name}: {value}").map_err(other)?;
+            }
+            // JSON escapes what clients and VM managers chose.
+            for (name, value) in &details.more {
+                writeln!(text, "  {name}: {value}").map_err(other)?;
+            }
         }
     }
-    Ok(output.print(&text)?)
+    Ok(text)
+}
+
+/// The times that a line leaves out.
+fn times(operation: &OperationSummary) -> impl Iterator<Item = (&'static str, &str)> {
+    let all = [
+        ("started", &operation.started),
+        ("completed", &operation.completed),
+    ];
+    all.into_iter()
+        .filter_map(|(name, time)| Some((name, time.as_deref()?)))
 }
 
 /// Why the store was not opened.
@@ -204,31 +272,38 @@ impl From<OfflineStoreError> for Refused {
     }
 }
 
-async fn offline(
-    settings: &Settings,
-    request: OperatorRequest,
-) -> Result<Vec<OperationSummary>, Refused> {
+async fn offline(settings: &Settings, request: &OperatorRequest) -> Result<Shown, Refused> {
     let metrics = Arc::new(Metrics::new().map_err(|error| Refused::Other(other(error)))?);
     let clock = SystemClock::shared();
     let its_metrics = Metrics::clone(&metrics);
     let desk = OfflineStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
+    let lines = |operations: Vec<Arc<Operation>>| {
+        let summaries = operations.iter().map(|operation| (&**operation).into());
+        Shown::Lines(summaries.collect())
+    };
     let done = match request {
-        OperatorRequest::List(showing, most) => desk.list(showing, None, most).await,
-        OperatorRequest::Show(seq) => desk.show(seq).await.map(|operation| vec![operation]),
+        OperatorRequest::List(query) => {
+            let backends = settings.backends.iter();
+            let backends = backends.map(|backend| backend.name.clone()).collect();
+            desk.list(query, &backends).await.map(lines)
+        }
+        OperatorRequest::Show(seq) => desk
+            .show(*seq)
+            .await
+            .map(|operation| Shown::Details(Box::new((&*operation).into()))),
         OperatorRequest::Acknowledge(seq) => {
             let action = OperatorAction::Acknowledge;
-            decide(settings, metrics, &*clock, &desk, action, seq).await
+            let decided = decide(settings, metrics, &*clock, &desk, action, *seq).await;
+            decided.map(lines)
         }
         OperatorRequest::Cancel(seq) => {
             let action = OperatorAction::Cancel;
-            decide(settings, metrics, &*clock, &desk, action, seq).await
+            let decided = decide(settings, metrics, &*clock, &desk, action, *seq).await;
+            decided.map(lines)
         }
     };
     desk.close().await;
-    Ok(done?
-        .iter()
-        .map(|operation| OperationSummary::from(&**operation))
-        .collect())
+    Ok(done?)
 }
 
 /// Carries out what an operator decides in the store itself, with the audit trail before and after it.
@@ -243,6 +318,7 @@ async fn decide(
     // Opened first: what cannot be written is not done.
     let log = LogConfig {
         format: telemetry::LineFormat::Text,
+        journal: false,
         level: "warn".to_owned(),
         quiet: listener::QUIET,
         access: false,
@@ -270,32 +346,32 @@ async fn decide(
 /// Asks the gateway that has the store, through its admin port.
 async fn online(
     settings: &Settings,
-    request: OperatorRequest,
+    request: &OperatorRequest,
     why: &str,
-) -> Result<Vec<OperationSummary>, CliError> {
-    let file = settings.operations.operator_file();
-    let access = OperatorAccess::read(&file).map_err(|error| {
-        other(format!(
-            "{why}, or try again: it cannot be spoken to without {}: {error}",
-            file.display()
-        ))
-    })?;
-    let gateway = Gateway::new(&access)?;
+) -> Result<Shown, CliError> {
+    let gateway = AdminPort::find(settings, &format!("{why}, or try again"))?;
     match request {
-        OperatorRequest::List(showing, most) => gateway.list(showing, most).await,
+        OperatorRequest::List(query) => list_online(&gateway, query).await.map(Shown::Lines),
         OperatorRequest::Show(seq) => {
             let seq = seq.to_string();
-            Ok(vec![gateway.ask(Method::GET, &[&seq], &[]).await?])
+            let path = ["operations", seq.as_str()];
+            Ok(Shown::Details(gateway.ask(Method::GET, &path, &[]).await?))
         }
-        OperatorRequest::Acknowledge(seq) => Ok(vec![gateway.decide(seq, "acknowledge").await?]),
-        OperatorRequest::Cancel(seq) => Ok(vec![gateway.decide(seq, "cancel").await?]),
+        OperatorRequest::Acknowledge(seq) => decide_online(&gateway, *seq, "acknowledge").await,
+        OperatorRequest::Cancel(seq) => decide_online(&gateway, *seq, "cancel").await,
     }
 }
 
-/// The admin port of the running gateway.
-struct Gateway<'a> {
-    client: transport::Client,
-    access: &'a OperatorAccess,
+/// What an operator decides about one operation.
+async fn decide_online(
+    gateway: &AdminPort,
+    seq: OperationSeq,
+    action: &str,
+) -> Result<Shown, CliError> {
+    let seq = seq.to_string();
+    let path = ["operations", seq.as_str(), action];
+    let decided = gateway.ask(Method::POST, &path, &[]).await?;
+    Ok(Shown::Lines(vec![decided]))
 }
 
 #[derive(Deserialize)]
@@ -303,100 +379,36 @@ struct OperationList {
     operations: Vec<OperationSummary>,
 }
 
-#[derive(Deserialize)]
-struct ErrorBody {
-    error: String,
-}
-
-impl<'a> Gateway<'a> {
-    fn new(access: &'a OperatorAccess) -> Result<Self, CliError> {
-        let client = transport::Client::new(transport::ClientSettings {
-            endpoint: transport::Endpoint::Http(access.address),
-            connect_timeout: PATIENCE,
-            body_bytes_max: ANSWER_BYTES_MAX,
-        });
-        let client = client.map_err(other)?;
-        Ok(Self { client, access })
-    }
-
-    async fn list(&self, showing: Showing, most: usize) -> Result<Vec<OperationSummary>, CliError> {
-        let mut found = Vec::<OperationSummary>::new();
-        loop {
-            let left = most.saturating_sub(found.len());
-            let limit = left.min(usize::from(limits::PAGE_MAX));
-            if limit == 0 {
-                return Ok(found);
-            }
-            let (text, before) = (
-                limit.to_string(),
-                found.last().map(|operation| operation.seq.to_string()),
-            );
-            let mut query = vec![("state", showing.as_str()), ("limit", &text)];
-            if let Some(before) = &before {
-                query.push(("before", before));
-            }
-            let page: OperationList = self.ask(Method::GET, &[], &query).await?;
-            let is_last = page.operations.len() < limit;
-            found.extend(page.operations);
-            if is_last {
-                return Ok(found);
-            }
+/// The operations that the running gateway lists, page by page.
+async fn list_online(
+    gateway: &AdminPort,
+    wanted: &OperatorQuery,
+) -> Result<Vec<OperationSummary>, CliError> {
+    let mut found = Vec::<OperationSummary>::new();
+    loop {
+        let left = wanted.limit.saturating_sub(found.len());
+        let limit = left.min(usize::from(limits::PAGE_MAX));
+        if limit == 0 {
+            return Ok(found);
         }
-    }
-
-    /// What an operator decides about one operation.
-    async fn decide(&self, seq: OperationSeq, action: &str) -> Result<OperationSummary, CliError> {
-        let seq = seq.to_string();
-        self.ask(Method::POST, &[seq.as_str(), action], &[]).await
-    }
-
-    /// One request below `/operations`.
-    async fn ask<T: for<'de> Deserialize<'de>>(
-        &self,
-        method: Method,
-        below: &[&str],
-        query: &[(&str, &str)],
-    ) -> Result<T, CliError> {
-        let address = self.access.address;
-        let mut path = vec!["operations"];
-        path.extend(below);
-        let token = Secret::new(format!("Bearer {}", self.access.token.reveal()));
-        let call = transport::Call::new(method, &path)
-            .query(query)
-            .secret_header(header::AUTHORIZATION, &token)
-            .map_err(other)?;
-        let call = match HeaderValue::from_str(OperatorName::of_this_process().as_str()) {
-            Ok(name) => call.header(OPERATOR_NAME, name),
-            // An account whose name is no header: the gateway writes `operator`.
-            Err(_) => call,
+        let older_than = found.last().map(|operation| operation.seq);
+        let query = OperatorQuery {
+            older_than: older_than.and_then(OperationSeq::new),
+            limit,
+            ..wanted.clone()
         };
-        let by = SystemClock.deadline(PATIENCE);
-        let reply = self.client.call(call, by).await.map_err(|error| {
-            other(format!(
-                "the gateway's admin port {address} does not answer: {error}"
-            ))
-        })?;
-        if reply.status.is_success() {
-            return serde_json::from_slice(&reply.body).map_err(|error| unlike(&error));
+        let query = query.parameters();
+        let query: Vec<(&str, &str)> = query
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let page: OperationList = gateway.ask(Method::GET, &["operations"], &query).await?;
+        let is_last = page.operations.len() < limit;
+        found.extend(page.operations);
+        if is_last {
+            return Ok(found);
         }
-        Err(other(error_message(&reply.body).unwrap_or_else(|| {
-            format!(
-                "the gateway's admin port {address} answers {}",
-                reply.status
-            )
-        })))
     }
-}
-
-fn error_message(body: &Bytes) -> Option<String> {
-    let body: ErrorBody = serde_json::from_slice(body).ok()?;
-    Some(body.error)
-}
-
-fn unlike(error: &serde_json::Error) -> CliError {
-    other(format!(
-        "the gateway is of another version and answers in another way: {error}"
-    ))
 }
 
 /// What clients chose is shown escaped.

@@ -94,11 +94,13 @@ pub(super) fn serve(
     let metrics = Arc::new(Metrics::new().map_err(other)?);
     let logging = &settings.logging;
     let format = match logging.format {
-        LogFormat::Text => telemetry::LineFormat::Text,
+        LogFormat::Auto | LogFormat::Text => telemetry::LineFormat::Text,
         LogFormat::Json => telemetry::LineFormat::Json,
     };
     let log = LogConfig {
         format,
+        journal: logging.format == LogFormat::Auto
+            && telemetry::is_journal_stream(config::environment("JOURNAL_STREAM").as_deref()),
         level: logging.level.clone(),
         quiet: listener::QUIET,
         access: logging.access,

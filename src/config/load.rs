@@ -21,6 +21,7 @@ use crate::config::settings::Logging;
 use crate::config::settings::Settings;
 use crate::config::tables;
 use crate::config::tls;
+use crate::config::trace_export;
 use crate::gate;
 use crate::gate::OnMissingVersion;
 use crate::gate::OriginError;
@@ -126,6 +127,8 @@ fn settings(
         .as_ref()
         .and_then(|section| operations(reader, section));
     let logging = log_section.as_ref().map(|section| logging(reader, section));
+    let trace_export = section(&tables::tracing::TABLE)
+        .and_then(|section| trace_export::read(reader, &section, source));
     let (backends, placements) = backends::read(reader, root, source);
     let sections = [operations_section, log_section, authentication_section];
     let paths = (
@@ -134,8 +137,6 @@ fn settings(
         people.tokens_file.as_deref(),
     );
     separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
-    let limits = limit.as_ref().map(gate_limits);
-    let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;
     let addresses = server.addresses?;
     Some(Settings {
@@ -145,11 +146,12 @@ fn settings(
             tls: encryption.ready(),
             drain: server.drain,
             drain_notice: server.drain_notice,
-            limits: listener_limits?,
+            limits: limit.as_ref().map(listener_limits)?,
         },
         gate: gate::Config {
             public_url: server.public_url?,
             allowed_origins: server.allowed_origins,
+            page: server.page,
             specification: specification?,
             trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
@@ -158,13 +160,14 @@ fn settings(
             grants: people.grants,
             placements,
             passthrough,
-            limits: limits?,
+            limits: limit.as_ref().map(gate_limits)?,
         },
         key_sources: people.key_sources,
         upstreams,
         operations: operations?,
         backends,
         logging: logging?,
+        trace_export,
         tokens: people.tokens_file,
         threads: server.threads,
         notes: [addresses.notes, reader.warnings()].concat(),
@@ -179,6 +182,7 @@ struct Server {
     addresses: Option<Addresses>,
     public_url: Option<PublicUrl>,
     allowed_origins: Vec<WebOrigin>,
+    page: bool,
     trusted_proxies: TrustedProxies,
     threads: usize,
     drain: Duration,
@@ -197,6 +201,7 @@ fn server(
         public_url: addresses::public_url(reader, section, listen, is_encrypted),
         addresses,
         allowed_origins: allowed_origins(reader, section),
+        page: section.read_flag(&tables::server::PAGE),
         trusted_proxies: trusted_proxies(reader, section),
         threads: threads_or_cores(section.read_usize(&tables::server::THREADS)),
         drain: section.read_duration(&tables::server::DRAIN),
@@ -367,7 +372,8 @@ fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
     Logging {
         format: match section.read_choice(&tables::log::FORMAT) {
             Some("json") => LogFormat::Json,
-            Some(_) | None => LogFormat::Text,
+            Some("text") => LogFormat::Text,
+            Some(_) | None => LogFormat::Auto,
         },
         level: level.unwrap_or_else(|| "info".to_owned()),
         access: section.read_flag(&tables::log::ACCESS),

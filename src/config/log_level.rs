@@ -44,7 +44,7 @@ const PARTS: &[&str] = &[
 ///
 /// # Errors
 /// The error and its hint.
-pub(super) fn check(text: &str) -> Result<String, (String, String)> {
+pub(crate) fn check(text: &str) -> Result<String, (String, String)> {
     let mut general = None;
     let mut directives = Vec::new();
     let mut targets: Vec<&str> = Vec::new();

@@ -2,6 +2,7 @@
 
 use crate::config::settings::Backend;
 use crate::config::settings::Settings;
+use crate::config::trace_export::TraceExport;
 
 /// The keys that differ and need a restart; empty when a reload applies everything.
 #[must_use]
@@ -20,7 +21,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 
 /// Every key outside of backends that needs a restart, and whether it differs.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 30] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 33] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -91,7 +92,26 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 30] {
             "log.audit_required",
             was.audit_required != is.audit_required,
         ),
+        (
+            "tracing.endpoint",
+            trace(old, |export| (&export.origin, &export.target))
+                != trace(new, |export| (&export.origin, &export.target)),
+        ),
+        (
+            "tracing.ca",
+            trace(old, |export| &export.authorities) != trace(new, |export| &export.authorities),
+        ),
+        (
+            "tracing.authorization",
+            trace(old, |export| &export.authorization)
+                != trace(new, |export| &export.authorization),
+        ),
     ]
+}
+
+/// A part of the export of traces, where there is one.
+fn trace<'s, T>(settings: &'s Settings, part: impl Fn(&'s TraceExport) -> T) -> Option<T> {
+    settings.trace_export.as_ref().map(part)
 }
 
 fn backends(old: &[Backend], new: &[Backend]) -> Vec<String> {

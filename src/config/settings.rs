@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::adapters::layers;
 use crate::adapters::registry::BackendConfig;
 use crate::config::issuers::KeySource;
+use crate::config::trace_export::TraceExport;
 use crate::gate;
 use crate::listener;
 use crate::model::BackendName;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub backends: Vec<Backend>,
     /// Logs and the audit trail.
     pub logging: Logging,
+    /// Where traces are sent; nowhere when absent.
+    pub trace_export: Option<TraceExport>,
     /// The file of API tokens, which may not exist yet.
     pub tokens: Option<PathBuf>,
     /// Threads that serve requests, 1..=256; the number of cores unless configured.
@@ -56,6 +59,8 @@ pub struct Backend {
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// For people; as entries with fields where standard error goes to the journal.
+    Auto,
     /// For people.
     Text,
     /// One JSON object a line.

@@ -5,6 +5,7 @@ use toml::de::DeTable;
 use crate::config::tables;
 use crate::listener::Certificate;
 use crate::listener::ClientCertificates;
+use crate::listener::SharedTicketKeys;
 use crate::listener::Tls;
 use crate::listener::TlsError;
 use crate::model::Secret;
@@ -54,15 +55,18 @@ pub(super) fn read(
     let tls = Section::read_all(reader, root, &tables::tls::TABLE);
     let tls = tls.first();
     let clients = tls.and_then(|tls| clients(reader, tls, source, !sections.is_empty()));
+    let ticket_keys = tls.map(|tls| ticket_keys(reader, tls, source, !sections.is_empty()));
     if sections.is_empty() {
         return Encryption::None;
     }
     let certificates: Option<Vec<Certificate>> = read.into_iter().collect();
-    let (Some(certificates), Some(clients)) = (certificates, clients) else {
+    let (Some(certificates), Some(clients), Some(Ok(ticket_keys))) =
+        (certificates, clients, ticket_keys)
+    else {
         return Encryption::Wrong;
     };
     match Tls::new(certificates, clients) {
-        Ok(tls) => Encryption::Ready(tls),
+        Ok(tls) => Encryption::Ready(tls.with_ticket_keys(ticket_keys)),
         Err(error) => {
             unusable(&sections, tls, &error);
             Encryption::Wrong
@@ -181,6 +185,39 @@ fn clients(
         ClientCertificates::Optional(pem)
     })
 }
+
+/// The keys of session tickets that are shared, if any are.
+fn ticket_keys(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &SecretSource<'_>,
+    has_certificates: bool,
+) -> Result<Option<SharedTicketKeys>, Reported> {
+    let Some(found) = section.read_text(&tables::tls::TICKET_KEYS) else {
+        return Ok(None);
+    };
+    if !has_certificates {
+        let hint = "add a [[certificate]] for the API port";
+        reader.report_text(&found, "has no effect without TLS", hint);
+        return Err(Reported);
+    }
+    let text = text(reader, &found, source).ok_or(Reported)?;
+    source.mark_secret_file(
+        &reader.folder().join(&found.text),
+        "keys of session tickets",
+    );
+    match SharedTicketKeys::parse(&Secret::new(text)) {
+        Ok(keys) => Ok(Some(keys)),
+        Err(error) => {
+            let hint = "make a key with: openssl rand -hex 32";
+            reader.report_text(&found, error.to_string(), hint);
+            Err(Reported)
+        }
+    }
+}
+
+/// Something is wrong, and was reported.
+struct Reported;
 
 /// The text of a file that a key names.
 fn text(reader: &Reader<'_>, found: &LocatedText, source: &SecretSource<'_>) -> Option<String> {

@@ -7,6 +7,7 @@ use crate::config::addresses::is_loopback;
 use crate::config::file_access;
 use crate::config::log_level;
 use crate::config::settings::Settings;
+use crate::gate;
 use crate::gate::Grantee;
 use crate::gate::PassThroughAccess;
 use crate::gate::Placement;
@@ -30,10 +31,63 @@ const PUBLISHED_HASHES: [&str; 6] = [
     "$argon2id$v=19$m=19456,t=2,p=1$8ORd1jZnfQXl8D2+thJwLg$/moHgdgoKa/I0ZhT8/gz5nS8FhEfVmV2o9GAO0QiU+E",
 ];
 
+/// What a warning is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarningSubject {
+    /// A file with a secret that others can read or write.
+    SecretFiles,
+    /// A certificate of the API port.
+    Certificates,
+    /// A folder or image of a backend.
+    Folders,
+    /// Any other setting.
+    Settings,
+}
+
 /// One sentence for each thing that is allowed but seldom meant, at this moment.
 #[must_use]
 pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
-    let mut found = settings.notes.clone();
+    let all = warnings_by_subject(settings, now).into_iter();
+    all.map(|(_, warning)| warning).collect()
+}
+
+/// The same, with what each is about.
+#[must_use]
+pub fn warnings_by_subject(settings: &Settings, now: Timestamp) -> Vec<(WarningSubject, String)> {
+    let mut all = Vec::new();
+    let mut add = |subject: WarningSubject, found: Vec<String>| {
+        all.extend(found.into_iter().map(|warning| (subject, warning)));
+    };
+    let collect = |look: &dyn Fn(&mut Vec<String>)| {
+        let mut found = Vec::new();
+        look(&mut found);
+        found
+    };
+    add(
+        WarningSubject::Settings,
+        [settings.notes.clone(), reachability(settings)].concat(),
+    );
+    add(WarningSubject::SecretFiles, file_access::secrets(settings));
+    add(WarningSubject::Settings, trust(settings));
+    add(
+        WarningSubject::Certificates,
+        collect(&|found| certificates(settings, now, found)),
+    );
+    add(
+        WarningSubject::Settings,
+        collect(&|found| {
+            people(settings, found);
+            grants(settings, found);
+            backends(settings, found);
+        }),
+    );
+    add(WarningSubject::Folders, file_access::folders(settings));
+    all
+}
+
+/// Who can reach the gateway, and how much of it; and whether it says anything.
+fn reachability(settings: &Settings) -> Vec<String> {
+    let mut found = Vec::new();
     let encrypted = settings.listener.tls.is_some();
     for (name, address, safe, what) in [
         (
@@ -77,7 +131,12 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         let level = &settings.logging.level;
         found.push(format!("log.level: {level:?} silences every message"));
     }
-    found.extend(file_access::secrets(settings));
+    found
+}
+
+/// Whom the gateway believes what it cannot check.
+fn trust(settings: &Settings) -> Vec<String> {
+    let mut found = Vec::new();
     for network in settings.gate.trusted_proxies.networks() {
         if network.prefix_len() == 0 {
             found.push(format!(
@@ -91,12 +150,34 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
             "server.allowed_origins: pages of {origin} are not encrypted, so that anyone on the way can use the API with the rights of their readers"
         )
     }));
-    certificates(settings, now, &mut found);
-    people(settings, &mut found);
-    grants(settings, &mut found);
-    backends(settings, &mut found);
-    found.extend(file_access::folders(settings));
+    page(settings, &mut found);
     found
+}
+
+/// Which of the page and a pass-through route gets a request, and which upstreams have the origin of the page.
+fn page(settings: &Settings, found: &mut Vec<String>) {
+    if !settings.gate.page {
+        return;
+    }
+    let public: Option<http::Uri> = settings.gate.public_url.as_str().parse().ok();
+    let public = public.as_ref().and_then(http::Uri::host);
+    let public = public.map(str::to_ascii_lowercase).unwrap_or_default();
+    for (index, route) in settings.gate.passthrough.iter().enumerate() {
+        let name = &route.name;
+        let is_hosted = !route.hosts.is_empty();
+        if gate::page_takes_from_prefix(route.prefix.as_str()) {
+            found.push(if is_hosted {
+                format!("passthrough[{index}].path: on its hosts route {name} gets the requests for /ui, and the page of server.page is not served there")
+            } else {
+                format!("passthrough[{index}].path: the page of server.page gets the requests for /ui, and route {name} gets none of them")
+            });
+        }
+        if !is_hosted || route.hosts.contains(&public) {
+            found.push(format!(
+                "passthrough[{index}].hosts: route {name} has the origin of the page of server.page, so scripts of its upstream can use the credentials of people who are signed in there; give the route a host of its own"
+            ));
+        }
+    }
 }
 
 fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {

@@ -12,6 +12,7 @@ use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::Timestamp;
 use crate::model::TokenName;
+use crate::model::TraceContext;
 use crate::model::Verb;
 use crate::model::VmId;
 use crate::telemetry::AuditClient;
@@ -74,6 +75,8 @@ impl AuditOutcome {
 pub struct AuditEntry {
     /// The request.
     pub request: RequestId,
+    /// The trace that it is a part of.
+    pub trace: TraceContext,
     /// Who asked; `None` while not authenticated, whatever name was claimed.
     pub principal: Option<PrincipalName>,
     /// With which API token, if it was one.
@@ -121,6 +124,7 @@ impl AuditEntry {
             reason: self.denial.map(DenialReason::as_str),
             operation: self.operation.map(OperationSeq::number),
             request: Some(self.request.as_str()),
+            trace_id: Some(self.trace.trace),
             ..AuditRecord::new(now, self.action.as_str(), self.outcome.as_str())
         }
     }

@@ -1,6 +1,6 @@
 //! The address of the client: that of the connection, or the one that a trusted proxy reports.
 //!
-//! The one place where `X-Forwarded-For` and the client's `X-Request-Id` are read.
+//! The one place where `X-Forwarded-For` and the client's `X-Request-Id` and `traceparent` are read.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,11 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::gate::header_names::REQUEST_ID;
+use crate::gate::header_names::TRACE_PARENT;
 use crate::gate::request::RequestHead;
 use crate::model::RequestId;
+use crate::model::SpanId;
+use crate::model::TraceContext;
 use crate::model::limits;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -75,13 +78,24 @@ impl ClientAddress {
     /// The id that the trusted proxy gave the request.
     #[must_use]
     pub fn request_id(self, headers: &HeaderMap) -> Option<RequestId> {
+        RequestId::new(self.trusted_field(headers, &REQUEST_ID)?).ok()
+    }
+
+    /// The trace that the trusted proxy made the request a part of, with `span` as the work of this gateway.
+    #[must_use]
+    pub fn trace(self, headers: &HeaderMap, span: SpanId) -> Option<TraceContext> {
+        TraceContext::continued(self.trusted_field(headers, &TRACE_PARENT)?, span)
+    }
+
+    /// The value of a field that only a trusted proxy may send, and only once.
+    fn trusted_field<'h>(self, headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
         if !self.by_proxy {
             return None;
         }
-        let mut values = headers.get_all(REQUEST_ID).iter();
+        let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
-            (Some(value), None) => RequestId::new(value.to_str().ok()?).ok(),
-            _ => None,
+            (Some(value), None) => value.to_str().ok(),
+            (Some(_), Some(_)) | (None, _) => None,
         }
     }
 }
@@ -276,6 +290,33 @@ mod tests {
         for (name, peer, id, expected) in rows {
             let found = client(peer, &[], id).1;
             assert_eq!(found.as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn traces_are_continued_for_trusted_proxies_alone() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let rows: [(&str, &str, &[&str], bool); 5] = [
+            ("trusted", "10.0.0.1", &[good], true),
+            ("not trusted", "203.0.113.1", &[good], false),
+            ("none", "10.0.0.1", &[], false),
+            ("two", "10.0.0.1", &[good, good], false),
+            ("malformed", "10.0.0.1", &["00-1-2-01"], false),
+        ];
+        for (name, peer, values, expected) in rows {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(TRACE_PARENT, HeaderValue::from_str(value).unwrap());
+            }
+            let peer: IpAddr = peer.parse().unwrap();
+            let client = ClientAddress {
+                address: Some(peer),
+                by_proxy: TrustedProxies::network("10.0.0.0/8")
+                    .unwrap()
+                    .contains(&peer),
+            };
+            let found = client.trace(&headers, SpanId::from_bits(9));
+            assert_eq!(found.is_some(), expected, "{name}");
         }
     }
 

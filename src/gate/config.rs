@@ -30,6 +30,8 @@ pub struct Config {
     pub public_url: PublicUrl,
     /// The origins whose pages may use the API in a browser, besides that of `public_url`.
     pub allowed_origins: Vec<WebOrigin>,
+    /// Whether the page for people is served at `/ui/`.
+    pub page: bool,
     /// The specification version header, and how strictly requests are read.
     pub specification: Specification,
     /// The proxies whose reports about their clients are trusted.

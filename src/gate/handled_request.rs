@@ -9,6 +9,7 @@ use crate::gate::request::BodyStream;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::TraceContext;
 
 /// The answer to a request, with what the access log needs.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct HandledRequest {
     pub pieces: Option<Box<dyn BodyStream>>,
     /// The id of the request, which is also in the response.
     pub request: RequestId,
+    /// The trace that the request is a part of; `None` where its head could not be read.
+    pub trace: Option<TraceContext>,
     /// Whose request it was: the address of the connection, or what a trusted proxy said.
     pub client: Option<IpAddr>,
     /// The route as a bounded word, for instance `backup`.

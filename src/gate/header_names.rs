@@ -13,6 +13,9 @@ pub(super) const VARY_WITH_ORIGIN: HeaderValue = HeaderValue::from_static(
     "Accept, Authorization, Origin, Prefer, X-Cloud-Client-Specification-Version, \
      X-Compute-Client-Specification-Version, X-Cloud-Specification-Version",
 );
+/// W3C Trace Context.
+pub(super) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What is allowed, and what of it is left: draft-ietf-httpapi-ratelimit-headers-10.
 pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

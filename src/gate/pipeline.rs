@@ -1,6 +1,6 @@
 //! The stages of a request through the gate, in the documented order of checks.
 //!
-//! framing -> pass-through -> target -> route -> method -> cross-site -> credentials -> specification version -> preferences -> limits ->
+//! framing -> page and pass-through -> target -> route -> method -> cross-site -> credentials -> specification version -> preferences -> limits ->
 //! authorization and placement -> the handler of the resource. The first check that fails decides the refusal.
 
 use std::net::IpAddr;
@@ -29,6 +29,7 @@ use crate::gate::handlers;
 use crate::gate::limiter::AdmittedRequest;
 use crate::gate::limiter::ClientNetwork;
 use crate::gate::limiter::LimitReached;
+use crate::gate::page;
 use crate::gate::passthrough;
 use crate::gate::passthrough::PassThrough;
 use crate::gate::passthrough::PassThroughAccess;
@@ -61,6 +62,9 @@ use crate::model::PrincipalName;
 use crate::operations::OperationsApi;
 use crate::runtime::Clock;
 use crate::runtime::hop_count;
+use crate::runtime::work_context;
+use crate::runtime::work_context::WorkContext;
+use crate::telemetry;
 use crate::telemetry::Metrics;
 
 /// Decides about requests by one configuration. A reload makes a new one and keeps what is shared.
@@ -79,6 +83,12 @@ struct RoutedRequest<'a> {
     query: &'a str,
     matched: MatchedRoute,
     endpoint: &'static Endpoint,
+}
+
+/// What the stages make of a request that no check refused.
+enum Decided {
+    Draft(ResponseDraft),
+    PassThrough(Box<PassThrough>),
 }
 
 /// What an own path leads to.
@@ -131,13 +141,28 @@ impl Gate {
         let (received, preferences) = self.receive(head);
         let mut report = RequestReport::new();
         let mut body = IncomingBody::new(body, self.services.config.limits.body_bytes);
-        let result = match self.pass_through(&received, &mut report).await {
-            Ok(Some(pass)) => return GateDecision::PassThrough(Box::new(pass)),
-            Ok(None) => {
-                let hops = hop_count::of(head.headers);
-                let answer = self.answer(&received, preferences, &mut body, &mut report);
-                hop_count::within(hops, answer).await
+        let context = WorkContext {
+            request: Some(received.id.clone()),
+            trace: Some(received.trace),
+            operation: None,
+        };
+        let decided = async {
+            if let Some(rest) = self.page_path(&received) {
+                report.route = page::ROUTE_NAME;
+                let limits = &self.services.config.limits;
+                let page = page::answer(&received, rest, limits, &mut body).await;
+                return page.map(Decided::Draft);
             }
+            if let Some(pass) = self.pass_through(&received, &mut report).await? {
+                return Ok(Decided::PassThrough(Box::new(pass)));
+            }
+            let hops = hop_count::of(head.headers);
+            let answer = self.answer(&received, preferences, &mut body, &mut report);
+            hop_count::within(hops, answer).await.map(Decided::Draft)
+        };
+        let result = match work_context::within(context, decided).await {
+            Ok(Decided::PassThrough(pass)) => return GateDecision::PassThrough(pass),
+            Ok(Decided::Draft(draft)) => Ok(draft),
             Err(refusal) => Err(refusal),
         };
         let close = body.is_left_unread();
@@ -158,9 +183,14 @@ impl Gate {
         let (preferences, validity) = Preferences::from_headers(head.headers);
         let client = ClientAddress::from_request(&head, &config.trusted_proxies);
         let id = client.request_id(head.headers);
+        let shared = &self.services.shared;
+        let trace = shared.trace(telemetry::is_tracing_exported(), |span| {
+            client.trace(head.headers, span)
+        });
         let received = ReceivedRequest {
             target: request_target::parse_target(head.target).ok(),
-            id: id.unwrap_or_else(|| self.services.shared.request_id()),
+            id: id.unwrap_or_else(|| shared.request_id()),
+            trace,
             client,
             origin: self.cross_site.origin_of(head.headers),
             is_strict: preferences.strict || config.specification.profile == Profile::Strict,
@@ -168,6 +198,15 @@ impl Gate {
             head,
         };
         (received, validity)
+    }
+
+    /// What follows `/ui` in the path of a request for the page, where it is served. It wins over pass-through routes, but for
+    /// those that the operator named hosts for.
+    fn page_path<'a>(&self, received: &ReceivedRequest<'a>) -> Option<&'a str> {
+        let target = received.target.filter(|_| self.services.config.page)?;
+        let rest = page::path_within(target.path)?;
+        let routes = &self.pass_through_routes;
+        (!routes.is_path_of_host(&received.head, target.path)).then_some(rest)
     }
 
     /// The request prepared for its upstream; `None` when the gateway answers itself.
@@ -214,6 +253,7 @@ impl Gate {
         framing::check_content_length(head.headers, route.body.bytes_max)?;
         let origin = PassThroughOrigin {
             request: received.id.clone(),
+            trace: received.trace,
             principal,
             admitted,
             scheme: config.public_url.scheme(),

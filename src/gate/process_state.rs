@@ -9,16 +9,21 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
+use crate::gate::authn::PasswordQueue;
 use crate::gate::authn::TokenDigest;
+use crate::gate::limiter::ClientNetwork;
 use crate::gate::limiter::InFlightSlot;
 use crate::gate::limiter::Limiter;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::SpanId;
 use crate::model::TokenName;
+use crate::model::TraceContext;
+use crate::model::TraceId;
 use crate::model::limits;
+use crate::model::scramble;
 use crate::runtime::Stop;
 use crate::runtime::Stopper;
 use crate::runtime::stop_pair;
@@ -49,6 +54,9 @@ pub struct ProcessState {
     key: [u8; 32],
     prefix: String,
     requests: AtomicU64,
+    /// Where the ids of traces and spans start. They need not be secret, only different from all others.
+    trace_seeds: [u64; 3],
+    traces: AtomicU64,
     waiters: AtomicUsize,
     pub(super) limiter: Limiter,
     /// How many configurations there were: what was permitted by one may not be by the next.
@@ -57,7 +65,7 @@ pub struct ProcessState {
     stream_places: Arc<()>,
     waiter_releaser: Stopper,
     pub(super) waiters_released: Stop,
-    pub(super) password_checks: Arc<Semaphore>,
+    pub(super) password_queue: Arc<PasswordQueue>,
     remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
     /// Every API token that this process has known, so that a revoked one can be named.
     tokens: Mutex<BTreeMap<TokenDigest, (TokenName, PrincipalName)>>,
@@ -75,17 +83,23 @@ impl ProcessState {
     pub fn new(seed: [u8; 32]) -> Arc<Self> {
         let prefix = blake3::keyed_hash(&seed, b"request ids").to_hex();
         let (waiter_releaser, waiters_released) = stop_pair();
+        let trace_seeds = [b"traces 1", b"traces 2", b"traces 3"].map(|purpose| {
+            let [a, b, c, d, e, f, g, h, ..] = *blake3::keyed_hash(&seed, purpose).as_bytes();
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        });
         Arc::new(Self {
             key: *blake3::keyed_hash(&seed, b"credentials").as_bytes(),
             prefix: prefix.chars().take(12).collect(),
             requests: AtomicU64::new(1),
+            trace_seeds,
+            traces: AtomicU64::new(0),
             waiters: AtomicUsize::new(0),
             limiter: Limiter::new(*blake3::keyed_hash(&seed, b"limits").as_bytes()),
             generation: watch::Sender::new(0),
             stream_places: Arc::default(),
             waiter_releaser,
             waiters_released,
-            password_checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
+            password_queue: PasswordQueue::new(password_checks_at_once()),
             remembered: Mutex::default(),
             tokens: Mutex::default(),
         })
@@ -112,6 +126,23 @@ impl ProcessState {
         RequestId::new(&text).expect("short visible ASCII")
     }
 
+    /// The place of a new request in a trace: that of a trusted proxy, by `continued`, or a trace of its own.
+    pub(super) fn trace(
+        &self,
+        is_recorded: bool,
+        continued: impl FnOnce(SpanId) -> Option<TraceContext>,
+    ) -> TraceContext {
+        let number = self.traces.fetch_add(1, Ordering::Relaxed);
+        let [high, low, span] = self
+            .trace_seeds
+            .map(|seed| scramble(seed.wrapping_add(number)));
+        let span = SpanId::from_bits(span);
+        continued(span).unwrap_or_else(|| {
+            let trace = (u128::from(high) << 64) | u128::from(low);
+            TraceContext::root(TraceId::from_bits(trace), span, is_recorded)
+        })
+    }
+
     /// The key under which verified passwords of a user are remembered; changes with the stored hash.
     pub(super) fn user_key(&self, user: &str, hash: &str) -> UserKey {
         let length = u64::try_from(user.len()).unwrap_or(u64::MAX);
@@ -127,6 +158,17 @@ impl ProcessState {
         let hash = blake3::keyed_hash(&self.key, name);
         let [a, b, c, d, ..] = *hash.as_bytes();
         usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(0)
+    }
+
+    /// By what a client takes turns with others: its network, or the user that it names where all clients share one address.
+    pub(super) fn turn_of(&self, network: Option<ClientNetwork>, user: &str) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        match &network {
+            Some(network) => hasher.update(b"network").update(network.bytes()),
+            None => hasher.update(b"user").update(user.as_bytes()),
+        };
+        let hash = *hasher.finalize().as_bytes();
+        u64::from_le_bytes(hash.first_chunk().copied().unwrap_or_default())
     }
 
     pub(super) fn is_credential_cached(&self, key: &CredentialKey, now: Instant) -> bool {
@@ -218,6 +260,14 @@ impl ProcessState {
     pub fn release_waiters(&self) {
         self.waiter_releaser.stop();
     }
+}
+
+/// As many password checks as leave a core to requests, but one at least.
+fn password_checks_at_once() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores
+        .saturating_sub(1)
+        .clamp(1, limits::PASSWORD_CHECKS_MAX)
 }
 
 /// A slot among the waiting requests; released when dropped.

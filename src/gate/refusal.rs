@@ -131,6 +131,7 @@ codes! {
     Unavailable SERVICE_UNAVAILABLE "VM manager unavailable" "The VM manager is unavailable.";
     NoUpstream SERVICE_UNAVAILABLE "No upstream" "No upstream server is available.";
     KeysUnavailable SERVICE_UNAVAILABLE "Signing keys unavailable" "The token issuer's signing keys are unavailable.";
+    LoginQueueFull SERVICE_UNAVAILABLE "Too many logins" "Too many passwords are waiting to be verified. Nothing was changed; try again later.";
     StoreUnavailable SERVICE_UNAVAILABLE "Operation store unavailable" "The operation store is unavailable.";
     AuditUnavailable SERVICE_UNAVAILABLE "Audit trail unavailable" "The audit trail is unavailable; nothing was changed.";
     Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is shutting down and accepts no new operations.";
@@ -143,6 +144,8 @@ codes! {
 
 /// Seconds after which a request that met an overload or an outage may be worth repeating.
 const RETRY_AFTER_SECONDS: u16 = 5;
+/// Seconds after which the queue of password checks has room again: it is no longer than `limits::PASSWORD_WAIT`.
+const RETRY_LOGIN_AFTER_SECONDS: u16 = 1;
 
 impl Code {
     /// The code that describes a fault, in a refusal and in the `status` of a Status alike.
@@ -174,6 +177,9 @@ impl Code {
     /// How long to wait before trying again, where that may help.
     #[must_use]
     pub fn retry_after(self) -> Option<u16> {
+        if self == Self::LoginQueueFull {
+            return Some(RETRY_LOGIN_AFTER_SECONDS);
+        }
         let may_pass = self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::Busy;
         may_pass.then_some(RETRY_AFTER_SECONDS)
     }

@@ -17,6 +17,7 @@ use crate::gate::request_target::TargetParts;
 use crate::gate::route::Endpoint;
 use crate::model::BackendName;
 use crate::model::RequestId;
+use crate::model::TraceContext;
 
 /// A request as it came, with what can be read from its head without a decision.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) struct ReceivedRequest<'a> {
     /// `None` when the target is malformed.
     pub(super) target: Option<TargetParts<'a>>,
     pub(super) id: RequestId,
+    /// The trace that it is a part of: that of a trusted proxy, or one that begins here.
+    pub(super) trace: TraceContext,
     pub(super) client: ClientAddress,
     /// Where the page is from that made the request, if one did.
     pub(super) origin: RequestOrigin<'a>,

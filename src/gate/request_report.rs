@@ -90,7 +90,6 @@ impl RequestReport {
     ) {
         tracing::info!(
             target: "snapgate::authentication",
-            request = received.id.as_str(),
             client = received.client.address.map(tracing::field::display),
             reason = denied.reason.as_str(),
             claimed = denied.claimed.as_ref().map(ClaimedName::as_str),
@@ -137,6 +136,7 @@ impl RequestReport {
 fn new_entry(received: &ReceivedRequest<'_>, action: AuditAction) -> AuditEntry {
     AuditEntry {
         request: received.id.clone(),
+        trace: received.trace,
         principal: None,
         token: None,
         client: received.client.address,

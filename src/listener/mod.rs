@@ -47,6 +47,7 @@ pub use forward::Upstreams;
 pub use handler::Handler;
 pub use handler::SentResponse;
 pub use handler::UpstreamResult;
+pub use operator::LogLevelChange;
 pub use operator::OPERATOR_NAME;
 pub use operator::Operator;
 pub use operator::OperatorCaller;
@@ -60,6 +61,8 @@ pub use sockets::SocketError;
 pub use sockets::Sockets;
 pub use tls::Certificate;
 pub use tls::ClientCertificates;
+pub use tls::SharedTicketKeys;
+pub use tls::TicketKeysError;
 pub use tls::Tls;
 pub use tls::TlsError;
 

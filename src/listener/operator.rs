@@ -1,4 +1,5 @@
-//! `/operations` on the admin port: lets an operator list, acknowledge and cancel stored operations while the gateway runs.
+//! `/operations`, `/log-level` and `/doctor` on the admin port: lets an operator list, acknowledge and cancel stored operations,
+//! change the log level and have the gateway examined while it runs.
 //!
 //! Unlike the rest of the port it shows what callers did and changes what is stored, so it requires a token that only accounts
 //! with access to the store can read. A web page in a browser on the same machine has neither the token nor a way to send its
@@ -6,6 +7,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderMap;
@@ -21,7 +23,7 @@ use serde_json::json;
 
 use crate::listener::admin_response::framed_response;
 use crate::model::OperationSeq;
-use crate::model::Showing;
+use crate::model::OperatorQuery;
 use crate::model::limits;
 
 const JSON: &str = "application/json";
@@ -48,9 +50,21 @@ pub enum OperatorError {
     /// The state of the operation does not allow this.
     #[error("{0}")]
     Conflict(String),
+    /// The request asks for something that does not exist.
+    #[error("{0}")]
+    Invalid(String),
     /// The store is unavailable.
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// How the log level is to be changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogLevelChange {
+    /// The new level, as `log.level` has it; the configured one when absent.
+    pub level: Option<String>,
+    /// For how long; until the next change or restart when absent.
+    pub duration: Option<Duration>,
 }
 
 /// The interface for operators of a running gateway, implemented by the application. Operations are JSON objects.
@@ -59,15 +73,10 @@ pub trait Operator: fmt::Debug + Send + Sync {
     /// Whether this is the token of this process, compared in constant time.
     fn is_token(&self, token: &[u8]) -> bool;
 
-    /// Operations older than `before`, newest first; `limit` is 1..=[`limits::PAGE_MAX`].
-    async fn list(
-        &self,
-        showing: Showing,
-        before: Option<OperationSeq>,
-        limit: u16,
-    ) -> Result<Vec<Value>, OperatorError>;
+    /// Operations, newest first.
+    async fn list(&self, query: OperatorQuery) -> Result<Vec<Value>, OperatorError>;
 
-    /// One operation.
+    /// One operation with everything that is stored of it.
     async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError>;
 
     /// Records, durably and in the audit trail, that an operator has examined the unknown outcome. Idempotent.
@@ -84,13 +93,28 @@ pub trait Operator: fmt::Debug + Send + Sync {
         caller: OperatorCaller<'_>,
     ) -> Result<Value, OperatorError>;
 
+    /// The log level: as configured, and as it is.
+    async fn log_level(&self) -> Result<Value, OperatorError>;
+
+    /// Changes the log level of the process, and records that in the audit trail.
+    async fn change_log_level(
+        &self,
+        change: LogLevelChange,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError>;
+
+    /// What is wrong or about to be, as far as only the running gateway can find out.
+    async fn examine(&self) -> Result<Value, OperatorError>;
+
     /// Records in the log and the audit trail that a request had no valid token. `reason` is `missing`, `malformed` or
     /// `unknown_token`.
     fn denied(&self, reason: &'static str, client: Option<IpAddr>);
 }
 
-/// A path below `/operations`.
+/// A path for operators.
 enum OperatorRoute<'a> {
+    LogLevel,
+    Doctor,
     All,
     One(&'a str),
     Acknowledge(&'a str),
@@ -99,6 +123,11 @@ enum OperatorRoute<'a> {
 
 impl<'a> OperatorRoute<'a> {
     fn parse(path: &'a str) -> Option<Self> {
+        match path {
+            "/log-level" => return Some(Self::LogLevel),
+            "/doctor" => return Some(Self::Doctor),
+            _ => {}
+        }
         let rest = path.strip_prefix("/operations")?;
         if rest.is_empty() {
             return Some(Self::All);
@@ -116,15 +145,17 @@ impl<'a> OperatorRoute<'a> {
         }
     }
 
-    const fn allowed_method(&self) -> &'static str {
+    /// The methods, as `Allow` lists them.
+    const fn allowed_methods(&self) -> &'static str {
         match self {
-            Self::All | Self::One(_) => "GET",
+            Self::LogLevel => "GET, POST",
+            Self::Doctor | Self::All | Self::One(_) => "GET",
             Self::Acknowledge(_) | Self::Cancel(_) => "POST",
         }
     }
 }
 
-/// Handles a request below `/operations`; `None` for every other path.
+/// Handles a request for operators; `None` for every other path.
 pub(super) async fn handle_request(
     operator: &dyn Operator,
     method: &Method,
@@ -133,9 +164,10 @@ pub(super) async fn handle_request(
     peer: Option<IpAddr>,
 ) -> Option<Response<Vec<u8>>> {
     let route = OperatorRoute::parse(uri.path())?;
-    if method.as_str() != route.allowed_method() {
+    let mut allowed = route.allowed_methods().split(", ");
+    if !allowed.any(|allowed| allowed == method.as_str()) {
         let mut refused = error_response(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-        let allow = HeaderValue::from_static(route.allowed_method());
+        let allow = HeaderValue::from_static(route.allowed_methods());
         refused.headers_mut().insert(header::ALLOW, allow);
         return Some(refused);
     }
@@ -148,7 +180,8 @@ pub(super) async fn handle_request(
         name: operator_name(headers),
         address: peer,
     };
-    let done = perform(operator, &route, uri.query().unwrap_or_default(), caller).await;
+    let query = uri.query().unwrap_or_default();
+    let done = perform(operator, method, &route, query, caller).await;
     Some(match done {
         Ok(value) => framed_response(
             StatusCode::OK,
@@ -163,16 +196,23 @@ pub(super) async fn handle_request(
 /// Performs the request; a status and a sentence if that fails.
 async fn perform(
     operator: &dyn Operator,
+    method: &Method,
     route: &OperatorRoute<'_>,
     query: &str,
     caller: OperatorCaller<'_>,
 ) -> Result<Value, (StatusCode, String)> {
     let bad_request = |cause| (StatusCode::BAD_REQUEST, cause);
     let done = match route {
+        OperatorRoute::LogLevel if *method == Method::POST => {
+            let change = parse_log_level_change(query).map_err(bad_request)?;
+            operator.change_log_level(change, caller).await
+        }
+        OperatorRoute::LogLevel => operator.log_level().await,
+        OperatorRoute::Doctor => operator.examine().await,
         OperatorRoute::All => {
-            let (showing, before, limit) = parse_list_query(query).map_err(bad_request)?;
+            let query = parse_list_query(query).map_err(bad_request)?;
             operator
-                .list(showing, before, limit)
+                .list(query)
                 .await
                 .map(|operations| json!({ "operations": operations }))
         }
@@ -194,6 +234,7 @@ async fn perform(
         let status = match error {
             OperatorError::NoSuchOperation(_) => StatusCode::NOT_FOUND,
             OperatorError::Conflict(_) => StatusCode::CONFLICT,
+            OperatorError::Invalid(_) => StatusCode::BAD_REQUEST,
             OperatorError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, error.to_string())
@@ -244,33 +285,47 @@ fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-/// Parses `state`, `before` and `limit`; a sentence that names the invalid one.
-fn parse_list_query(text: &str) -> Result<(Showing, Option<OperationSeq>, u16), String> {
-    let (mut showing, mut before, mut limit) = (Showing::All, None, limits::PAGE);
-    for pair in text.split('&').filter(|part| !part.is_empty()) {
+/// The parameters of a query, decoded.
+fn parameters(text: &str) -> impl Iterator<Item = (&str, String)> {
+    let pairs = text.split('&').filter(|part| !part.is_empty());
+    pairs.map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode_str(value).decode_utf8_lossy();
+        (name, value.into_owned())
+    })
+}
+
+/// Parses which operations are wanted; a sentence that names the invalid parameter.
+fn parse_list_query(text: &str) -> Result<OperatorQuery, String> {
+    let mut query = OperatorQuery::page();
+    for (name, value) in parameters(text) {
+        query.set(name, &value)?;
+    }
+    Ok(query)
+}
+
+/// Parses `level` and `for`; a sentence that names the invalid one.
+fn parse_log_level_change(text: &str) -> Result<LogLevelChange, String> {
+    let mut change = LogLevelChange::default();
+    for (name, value) in parameters(text) {
         match name {
-            "state" => {
-                showing = Showing::parse(&value).ok_or_else(|| {
-                    "invalid state (expected unknown, unfinished or all)".to_owned()
-                })?;
-            }
-            "before" => before = Some(parse_seq("before", &value)?),
-            "limit" => {
-                let range = 1..=limits::PAGE_MAX;
-                let read = value.parse().ok().filter(|value| range.contains(value));
-                limit = read
-                    .ok_or_else(|| format!("invalid limit (expected 1 to {})", limits::PAGE_MAX))?;
+            "level" => change.level = Some(value),
+            "for" => {
+                let most = limits::LOG_LEVEL_FOR_MAX;
+                let duration = humantime::parse_duration(&value).ok();
+                let duration = duration.filter(|duration| !duration.is_zero() && *duration <= most);
+                let bad =
+                    || format!("invalid for {value:?} (expected a time such as 15m, at most 24h)");
+                change.duration = Some(duration.ok_or_else(bad)?);
             }
             _ => {
                 return Err(format!(
-                    "unknown parameter {name:?} (expected state, before or limit)"
+                    "unknown parameter {name:?} (expected level or for)"
                 ));
             }
         }
     }
-    Ok((showing, before, limit))
+    Ok(change)
 }
 
 fn parse_seq(name: &str, text: &str) -> Result<OperationSeq, String> {
@@ -304,14 +359,29 @@ mod tests {
         fn is_token(&self, token: &[u8]) -> bool {
             token == b"t0"
         }
-        async fn list(
-            &self,
-            showing: Showing,
-            before: Option<OperationSeq>,
-            limit: u16,
-        ) -> Result<Vec<Value>, OperatorError> {
-            let before = before.map(OperationSeq::number);
+        async fn list(&self, query: OperatorQuery) -> Result<Vec<Value>, OperatorError> {
+            let OperatorQuery {
+                showing,
+                older_than,
+                limit,
+                ..
+            } = query;
+            let before = older_than.map(OperationSeq::number);
             Ok(vec![self.says(format!("{showing:?} {before:?} {limit}"))?])
+        }
+        async fn log_level(&self) -> Result<Value, OperatorError> {
+            self.says("level".to_owned())
+        }
+        async fn change_log_level(
+            &self,
+            change: LogLevelChange,
+            _caller: OperatorCaller<'_>,
+        ) -> Result<Value, OperatorError> {
+            let LogLevelChange { level, duration } = change;
+            self.says(format!("{} for {duration:?}", level.unwrap_or_default()))
+        }
+        async fn examine(&self) -> Result<Value, OperatorError> {
+            self.says("examined".to_owned())
         }
         async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
             self.says(format!("show {seq}"))
@@ -361,6 +431,19 @@ mod tests {
                 r#"{"operations":["Unknown Some(9) 7"]}"#,
             ),
             ("GET /operations/5", 200, r#""show 5""#),
+            ("GET /log-level", 200, r#""level""#),
+            (
+                "POST /log-level?level=snapgate%3Ddebug,warn&for=15m",
+                200,
+                r#""snapgate=debug,warn for Some(900s)""#,
+            ),
+            ("POST /log-level", 200, r#"" for None""#),
+            ("POST /log-level?for=2d", 400, "for"),
+            ("POST /log-level?for=0s", 400, "for"),
+            ("POST /log-level?lvl=debug", 400, "lvl"),
+            ("PUT /log-level", 405, "method"),
+            ("GET /doctor", 200, r#""examined""#),
+            ("POST /doctor", 405, "method"),
             ("POST /operations/5/acknowledge", 200, r#""acknowledge 5""#),
             ("POST /operations/5/cancel", 200, r#""cancel 5""#),
             ("GET /operations/5/cancel", 405, "method"),
@@ -390,6 +473,7 @@ mod tests {
             "POST /operations//cancel",
             "POST /operations/5/cancel/",
             "POST /operations/5/restart",
+            "GET /log-level/",
             "GET /metrics",
         ] {
             let found = ask(&echo, line, "Bearer t0").await;
@@ -413,6 +497,9 @@ mod tests {
                 "GET /operations/5",
                 "POST /operations/5/acknowledge",
                 "POST /operations/5/cancel",
+                "GET /log-level",
+                "POST /log-level?level=trace",
+                "GET /doctor",
             ] {
                 let (status, body) = ask(&echo, line, token).await.unwrap();
                 assert_eq!(status, 401, "{line} with {token:?}: {body}");

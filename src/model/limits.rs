@@ -148,6 +148,11 @@ pub const VM_LOOKUPS_AT_ONCE: usize = 8;
 /// Most VMs of a page whose last backup is shown: each costs a list of backups.
 pub const LAST_BACKUPS_MAX: usize = 100;
 
+/// Keys of session tickets in a shared file: each ticket is compared with the names of all of them, and a rotation needs three.
+pub const TICKET_KEYS_MAX: usize = 16;
+/// Seconds for which a client may use a ticket with a shared key. Removing the key ends it earlier.
+pub const TICKET_SECONDS: u32 = 12 * 60 * 60;
+
 /// Verified credentials remembered at once: bounded memory, 10,000 active callers.
 pub const CREDENTIALS_CACHED_MAX: usize = 10_000;
 /// How long a verified credential is remembered unless `authentication.remember` says otherwise.
@@ -156,8 +161,17 @@ pub const CREDENTIALS_REMEMBERED: Duration = Duration::from_secs(300);
 pub const REPLIES_KEPT_MAX: usize = 512;
 /// Longest reply that is kept, in bytes: hardly any is longer.
 pub const REPLY_KEPT_BYTES_MAX: usize = 2048;
-/// Password checks at once: each costs a core and up to some ten MiB.
+/// Most password checks at once, if the machine has more cores than that: each takes a core and up to some ten MiB.
 pub const PASSWORD_CHECKS_MAX: usize = 4;
+/// How long a request waits for a password check, about: longer queues are refused, because a client tries again after a second or
+/// two anyway, and then two of its requests would wait.
+pub const PASSWORD_WAIT: Duration = Duration::from_secs(1);
+/// What a password check takes until some were measured.
+pub const PASSWORD_CHECK_EXPECTED: Duration = Duration::from_millis(50);
+/// Fewest requests that may wait for a password check, however long one takes.
+pub const PASSWORD_QUEUE_MIN: usize = 8;
+/// Most requests that may wait for a password check, however short one is: a fraction of all connections.
+pub const PASSWORD_QUEUE_MAX: usize = 512;
 /// Buckets of each table of clients (rates, wrong passwords), and entries of each bucket: 65,536 clients in some MiB.
 pub const CLIENT_BUCKETS: usize = 8192;
 /// Entries of one bucket.
@@ -292,3 +306,14 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a plan says that it is worth looking at: a person decides within it, and a script that waits longer looks again. Nothing is
 /// kept for it; whether a plan is stale is decided by its fingerprint.
 pub const PLAN_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// Spans of traces that wait for their collector: some megabytes, and ten seconds of a busy gateway. Later ones are dropped and counted.
+pub const SPANS_KEPT_MAX: usize = 8192;
+/// Spans in one request to a collector.
+pub const SPANS_AT_ONCE_MAX: usize = 512;
+/// Longest time for which the log level is changed: a forgotten `debug` must not fill the disk of next week.
+pub const LOG_LEVEL_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Time for one request to a collector of traces, connection included: the next batch is due by then.
+pub const SPANS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer of a collector of traces: it says how many spans it refused.
+pub const SPANS_ANSWER_BYTES_MAX: usize = 64 * 1024;

@@ -64,36 +64,6 @@ impl Revision {
     }
 }
 
-/// Which operations an operator wants to see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Showing {
-    /// Unknown outcomes that are not acknowledged.
-    Unknown,
-    /// What is not final.
-    Unfinished,
-    /// Everything.
-    All,
-}
-
-impl Showing {
-    /// The word for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Unfinished => "unfinished",
-            Self::All => "all",
-        }
-    }
-
-    /// Parses the word.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        let all = [Self::Unknown, Self::Unfinished, Self::All];
-        all.into_iter().find(|showing| showing.as_str() == word)
-    }
-}
-
 /// The phase of an operation. See docs/architecture.md, "The life of an operation".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

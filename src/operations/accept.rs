@@ -100,7 +100,7 @@ pub(crate) async fn accept(
         Ok(Created::Replayed(existing)) => return Ok((Accepted::Existing(existing), None)),
         Err(StoreError::KeyReused(seq)) => return Err(AcceptError::KeyReused(seq)),
         Err(error) => {
-            tracing::warn!(seq = %operation.seq, %error, "operation not accepted");
+            tracing::warn!(operation = %operation.seq, %error, "operation not accepted");
             return Err(AcceptError::Store(error.public_fault()));
         }
     }
@@ -223,7 +223,7 @@ async fn join_queue(
                 }
             }
             Admission::SequenceInUse => {
-                tracing::error!(seq = %operation.seq, "operation sequence number used twice");
+                tracing::error!(operation = %operation.seq, "operation sequence number used twice");
                 return Err(AcceptError::Store(StoreFault::Unavailable));
             }
             Admission::VmQueueFull => return Err(AcceptError::VmQueueFull),

@@ -56,6 +56,7 @@ use crate::operations::open::Operations;
 use crate::operations::pending_state;
 use crate::operations::runner;
 use crate::public_text;
+use crate::runtime::work_context;
 
 impl Operations {
     fn find_backend(&self, name: &BackendName) -> Result<&Backend, Fault> {
@@ -231,7 +232,7 @@ impl OperationsApi for Operations {
         // when it is the first of its VM, which saves a switch of tasks.
         let core = Arc::clone(&self.core);
         let (answer, answered) = oneshot::channel();
-        self.core.spawn(async move {
+        self.core.spawn(work_context::inherit(async move {
             let (accepted, claim) = match accept::accept(&core, &permit, submission).await {
                 Ok((accepted, claim)) => (Ok(accepted), claim),
                 Err(error) => (Err(error), None),
@@ -241,7 +242,7 @@ impl OperationsApi for Operations {
             if let Some(claim) = claim {
                 runner::run(core, claim).await;
             }
-        });
+        }));
         answered.await.unwrap_or_else(|_gone| {
             tracing::error!("panic while accepting an operation");
             self.core.metrics.process.record_panic("operations");
@@ -320,7 +321,9 @@ impl OperationsApi for Operations {
         let core = Arc::clone(&self.core);
         let cancelled = self
             .core
-            .spawn(async move { cancel::cancel(&core, seq, only_at).await })
+            .spawn(work_context::inherit(async move {
+                cancel::cancel(&core, seq, only_at).await
+            }))
             .await;
         cancelled.unwrap_or_else(|error| {
             tracing::error!(%error, "panic while cancelling an operation");

@@ -2,6 +2,7 @@
 
 use crate::model::Operation;
 use crate::operations::api::Origin;
+use crate::runtime::work_context;
 use crate::telemetry;
 use crate::telemetry::AuditClient;
 use crate::telemetry::AuditRecord;
@@ -17,6 +18,7 @@ fn common_record<'a>(operation: &'a Operation, outcome: &'a str) -> AuditRecord<
         backup: Some(target.backup.as_str()),
         operation: Some(operation.seq.number()),
         request: Some(operation.request.as_str()),
+        trace_id: work_context::current_trace().map(|context| context.trace),
         ..AuditRecord::new(operation.created, operation.verb().as_str(), outcome)
     }
 }

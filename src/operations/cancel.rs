@@ -57,7 +57,7 @@ pub(crate) async fn cancel(
             return Ok(operation);
         };
         if let Err(rule) = machine::check_invariants(&state) {
-            tracing::error!(%seq, rule, "operation not cancelled");
+            tracing::error!(operation = %seq, rule, "operation not cancelled");
             return Err(CancelError::Store(StoreFault::Unavailable));
         }
         let state = Arc::new(state);

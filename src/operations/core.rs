@@ -19,7 +19,11 @@ use crate::model::BackendName;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
+use crate::model::SpanId;
 use crate::model::Timestamp;
+use crate::model::TraceContext;
+use crate::model::TraceId;
+use crate::model::scramble;
 use crate::operations::audit;
 use crate::operations::config::Config;
 use crate::operations::live_operations::Claim;
@@ -37,6 +41,10 @@ use crate::runtime::Stop;
 use crate::runtime::Stopper;
 use crate::runtime::Tasks;
 use crate::runtime::stop_pair;
+use crate::runtime::work_context;
+use crate::runtime::work_context::WorkContext;
+use crate::telemetry;
+use crate::telemetry::EndedOperation;
 use crate::telemetry::Metrics;
 
 /// Time between two tries to write while the store takes no writes.
@@ -222,6 +230,31 @@ impl Core {
         }
     }
 
+    /// What work on the operation is for, as log lines name it. Its part of the trace is a child of the request's.
+    pub(crate) fn context_of(&self, operation: &Operation) -> WorkContext {
+        let seq = operation.seq;
+        let number = seq.number();
+        let trace = self.live.trace_of(seq).map_or_else(
+            // Accepted by a process before this one. The same trace again after each restart.
+            || {
+                let (high, low) = (scramble(number), scramble(!number));
+                let trace = (u128::from(high) << 64) | u128::from(low);
+                let span = SpanId::from_bits(scramble(high));
+                TraceContext::root(
+                    TraceId::from_bits(trace),
+                    span,
+                    telemetry::is_tracing_exported(),
+                )
+            },
+            |request| request.child(number),
+        );
+        WorkContext {
+            request: Some(operation.request.clone()),
+            trace: Some(trace),
+            operation: Some(seq),
+        }
+    }
+
     /// The rules for decisions about this operation.
     pub(crate) fn rules(&self, operation: &Operation) -> Rules {
         let capability = self
@@ -256,7 +289,7 @@ impl Core {
         let step = match machine::step(operation, event, self.clock.now(), &rules) {
             Ok(step) => step,
             Err(error) => {
-                tracing::error!(seq = %operation.seq, %error, "operation not advanced");
+                tracing::error!(operation = %operation.seq, %error, "operation not advanced");
                 return None;
             }
         };
@@ -264,7 +297,7 @@ impl Core {
             return Some((Arc::clone(operation), step.next));
         };
         if let Err(rule) = machine::check_invariants(&state) {
-            tracing::error!(seq = %state.seq, rule, "operation not advanced");
+            tracing::error!(operation = %state.seq, rule, "operation not advanced");
             return None;
         }
         let state = Arc::new(state);
@@ -321,22 +354,30 @@ impl Core {
         if is_detail && !tracing::enabled!(target: "snapgate::operations", Level::DEBUG) {
             return;
         }
+        // Another request may have brought the phase about, for instance one that cancels it.
+        work_context::run_within(self.context_of(operation), || {
+            self.record_phase(operation);
+        });
+    }
+
+    fn record_phase(&self, operation: &Operation) {
         tracing::info!(
             target: "snapgate::operations",
-            seq = %operation.seq,
+            operation = %operation.seq,
             phase = operation.phase.as_str(),
             verb = operation.verb().as_str(),
             backend = operation.backend.as_str(),
             vm = operation.target().vm.as_str(),
             backup = operation.target().backup.as_str(),
             principal = operation.principal.as_str(),
-            request = operation.request.as_str(),
+            request_id = operation.request.as_str(),
             note = operation.note.as_ref().map(|note| note.as_str()),
             fault = operation.fault.as_ref().map(|fault| fault.kind.as_str()),
             "operation phase changed"
         );
         if let Some(completed) = operation.completed {
             audit::record_end(operation);
+            record_span(operation, completed);
             self.metrics.operations.record_operation(
                 operation.backend.as_str(),
                 operation.verb().as_str(),
@@ -345,4 +386,28 @@ impl Core {
             );
         }
     }
+}
+
+/// Records the end of an operation as a span of its trace.
+fn record_span(operation: &Operation, completed: Timestamp) {
+    if !telemetry::is_tracing_exported() {
+        return;
+    }
+    let Some(context) = work_context::current_trace() else {
+        return;
+    };
+    let target = operation.target();
+    let ended = EndedOperation {
+        operation: operation.seq.number(),
+        request: operation.request.as_str(),
+        verb: operation.verb().as_str(),
+        backend: operation.backend.as_str(),
+        vm: target.vm.as_str(),
+        backup: target.backup.as_str(),
+        outcome: operation.phase.as_str(),
+        fault: operation.fault.as_ref().map(|fault| fault.kind.as_str()),
+        created: operation.created,
+        ended: completed,
+    };
+    telemetry::record_operation_span(context, &ended);
 }

@@ -38,6 +38,6 @@ async fn wait_until_visible(core: &Core, change: &DurableChange) {
     });
     // An error means that it has left in the meantime.
     if tokio::time::timeout(VISIBLE_WITHIN, visible).await.is_err() {
-        tracing::warn!(seq = %operation.seq, "change published before its state");
+        tracing::warn!(operation = %operation.seq, "change published before its state");
     }
 }

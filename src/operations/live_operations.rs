@@ -17,11 +17,13 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
 use crate::model::Precondition;
+use crate::model::TraceContext;
 use crate::model::Verb;
 use crate::model::VmId;
 use crate::model::limits;
 use crate::operations::api::KnownChanges;
 use crate::operations::config::WhenBusy;
+use crate::runtime::work_context;
 use crate::telemetry::Metrics;
 
 /// Follows the durable states of one operation; `None` until the first one is durable.
@@ -114,6 +116,8 @@ struct Entry {
     published: watch::Sender<Option<Arc<Operation>>>,
     write_lock: WriteLock,
     is_claimed: bool,
+    /// The trace of the request; `None` when another process accepted it.
+    trace: Option<TraceContext>,
 }
 
 /// Everything behind the lock. No method of it waits.
@@ -297,6 +301,11 @@ impl LiveOperations {
         None
     }
 
+    /// The trace of the request that asked for the operation, as long as it is unfinished and known to this process.
+    pub(crate) fn trace_of(&self, seq: OperationSeq) -> Option<TraceContext> {
+        self.table.lock().entries.get(&seq)?.trace
+    }
+
     /// Gives up a claim: no task works on the operation any more.
     pub(crate) fn release_claim(&self, seq: OperationSeq) {
         if let Some(entry) = self.table.lock().entries.get_mut(&seq) {
@@ -473,6 +482,7 @@ impl OperationTable {
             published: watch::Sender::new(published),
             write_lock: Arc::default(),
             is_claimed: false,
+            trace: work_context::current_trace(),
         };
         self.entries.insert(operation.seq, entry);
     }

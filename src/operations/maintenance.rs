@@ -90,7 +90,7 @@ async fn recover_orphans(core: &Arc<Core>) -> Result<(), StoreError> {
         if let Some(found) = core.store.raw().read(unfinished.seq).await?
             && !found.phase.is_final()
         {
-            tracing::warn!(seq = %found.seq, "orphaned operation recovered");
+            tracing::warn!(operation = %found.seq, "orphaned operation recovered");
             orphans.push(found);
         }
     }

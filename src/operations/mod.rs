@@ -54,6 +54,7 @@ pub use config::WhenBusy;
 pub use offline_store::OfflineStore;
 pub use operator_actions::OfflineStoreError;
 pub use operator_actions::OperatorDecision;
+pub use operator_actions::StoreAttention;
 
 pub use core::BackendHandle;
 pub use open::OpenStore;
@@ -87,6 +88,7 @@ pub use list_query::Selector;
 
 pub use store::OpenError;
 
+pub use operation_summary::OperationDetails;
 pub use operation_summary::OperationSummary;
 
 pub use crate::adapters::adapter::Capability;

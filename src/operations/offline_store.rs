@@ -1,15 +1,18 @@
 //! The operation store in the hands of an operator while no gateway runs. Runs and recovers nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::BackendName;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Showing;
+use crate::model::OperatorQuery;
 use crate::operations::config::Config;
 use crate::operations::operator_actions;
 use crate::operations::operator_actions::OfflineStoreError;
 use crate::operations::operator_actions::OperatorDecision;
+use crate::operations::operator_actions::StoreAttention;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::runtime::Clock;
@@ -51,18 +54,24 @@ impl OfflineStore {
         })
     }
 
-    /// At most `limit` operations older than `before`, newest first.
+    /// The operations that an operator wants to see, newest first. `backends` are those of the configuration.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn list(
         &self,
-        showing: Showing,
-        before: Option<OperationSeq>,
-        limit: usize,
+        query: &OperatorQuery,
+        backends: &BTreeSet<BackendName>,
     ) -> Result<Vec<Arc<Operation>>, OfflineStoreError> {
-        let store = &*self.store;
-        Ok(operator_actions::list_operations(store, showing, before, limit).await?)
+        Ok(operator_actions::list_operations(&*self.store, query, backends).await?)
+    }
+
+    /// How many records need an operator: unknown outcomes that nobody acknowledged, and records that cannot be read.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn attention(&self) -> Result<StoreAttention, OfflineStoreError> {
+        Ok(self.store.counts().await?.into())
     }
 
     /// One operation.

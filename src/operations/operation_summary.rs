@@ -4,6 +4,8 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
+use serde_json::Map;
+use serde_json::Value;
 
 use crate::model::Operation;
 use crate::model::Timestamp;
@@ -92,6 +94,69 @@ impl From<&Operation> for OperationSummary {
                 .map(|fault| &fault.text)
                 .or(operation.notice.as_ref())
                 .map(ToString::to_string),
+        }
+    }
+}
+
+/// One operation with everything that is stored of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationDetails {
+    /// What lists show too.
+    #[serde(flatten)]
+    pub summary: OperationSummary,
+    /// The rest by its name: the id of the request, what was asked for, conditions, progress, the task of the VM manager, and when
+    /// the record expires. Empty when an older gateway answers.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+/// Members of the record that the summary has in a form of its own, or that say nothing to an operator.
+const SUMMARIZED: [&str; 11] = [
+    "seq",
+    "phase",
+    "principal",
+    "backend",
+    "created",
+    "started",
+    "completed",
+    "cancel_asked",
+    "acknowledged",
+    "fault",
+    "notice",
+];
+
+impl From<&Operation> for OperationDetails {
+    fn from(operation: &Operation) -> Self {
+        let record = serde_json::to_value(operation).unwrap_or_default();
+        let mut more = match record {
+            Value::Object(members) => members,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Map::new(),
+        };
+        more.retain(|name, _| !SUMMARIZED.contains(&name.as_str()));
+        if let Some(request) = more.remove("request") {
+            more.insert("request_id".to_owned(), request);
+        }
+        // The fingerprint of the request is of no use to a person.
+        if let Some(idempotency) = &operation.idempotency {
+            more.remove("idempotency");
+            let key = Value::from(idempotency.key.as_str());
+            more.insert("idempotency_key".to_owned(), key);
+        }
+        for (name, time) in [
+            ("uncertain_since", operation.uncertain_since),
+            ("expires", operation.expires),
+        ] {
+            if let Some(time) = time {
+                more.insert(name.to_owned(), Value::from(time.to_string()));
+            }
+        }
+        Self {
+            summary: OperationSummary::from(operation),
+            more,
         }
     }
 }

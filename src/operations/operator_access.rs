@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Showing;
+use crate::model::OperatorQuery;
 use crate::operations::api::CancelError;
 use crate::operations::cancel;
 use crate::operations::open::Operations;
 use crate::operations::operator_actions;
 use crate::operations::operator_actions::OfflineStoreError;
 use crate::operations::operator_actions::OperatorDecision;
+use crate::operations::operator_actions::StoreAttention;
 use crate::operations::store::StoreError;
 
 /// Tries to acknowledge when another write of the operation comes in between.
@@ -23,13 +24,22 @@ impl Operations {
     /// When the store cannot be read.
     pub async fn list_for_operator(
         &self,
-        showing: Showing,
-        before: Option<OperationSeq>,
-        limit: usize,
+        query: &OperatorQuery,
     ) -> Result<Vec<Arc<Operation>>, OfflineStoreError> {
         let store = self.core.store.raw();
-        let found = operator_actions::list_operations(store, showing, before, limit).await;
+        let backends = self.core.backends.keys().cloned().collect();
+        let found = operator_actions::list_operations(store, query, &backends).await;
         found.map_err(|error| self.read_error(&error))
+    }
+
+    /// As [`OfflineStore::attention`](crate::operations::OfflineStore::attention).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn attention(&self) -> Result<StoreAttention, OfflineStoreError> {
+        let found = self.core.store.raw().counts().await;
+        let found = found.map_err(|error| self.read_error(&error))?;
+        Ok(found.into())
     }
 
     /// As [`OfflineStore::show`](crate::operations::OfflineStore::show).

@@ -1,19 +1,23 @@
 //! What operators may see and decide of stored operations, on any store: shared by the offline store and a running gateway.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::BackendName;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::OperationState;
+use crate::model::OperatorQuery;
 use crate::model::Showing;
 use crate::model::Timestamp;
 use crate::model::limits;
 use crate::operations::list_query::ListQuery;
 use crate::operations::list_query::ListStart;
+use crate::operations::list_query::Selector;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::machine::Rules;
+use crate::operations::store::Counts;
 use crate::operations::store::OpenError;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
@@ -47,6 +51,24 @@ impl From<StoreError> for OfflineStoreError {
     }
 }
 
+/// How many records need an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreAttention {
+    /// Unknown outcomes that are not acknowledged.
+    pub unknown: usize,
+    /// Records that this version cannot read.
+    pub set_aside: usize,
+}
+
+impl From<Counts> for StoreAttention {
+    fn from(counts: Counts) -> Self {
+        Self {
+            unknown: counts.unknown,
+            set_aside: counts.set_aside,
+        }
+    }
+}
+
 /// An operation on which an operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorDecision {
@@ -72,30 +94,42 @@ impl OperatorDecision {
     }
 }
 
-/// At most `limit` operations older than `before`, newest first.
+/// The operations that an operator wants to see, newest first. `backends` are those of the configuration.
 pub(super) async fn list_operations(
     store: &dyn Store,
-    showing: Showing,
-    before: Option<OperationSeq>,
-    limit: usize,
+    wanted: &OperatorQuery,
+    backends: &BTreeSet<BackendName>,
 ) -> Result<Vec<Arc<Operation>>, StoreError> {
+    let showing = wanted.showing;
+    let is_unfinished = matches!(showing, Showing::Unfinished | Showing::Held);
     let mut query = ListQuery {
         limit: limits::PAGE_MAX,
-        start: before.map(ListStart::AfterOperation),
-        state: (showing == Showing::Unknown).then_some(OperationState::Unknown),
-        unfinished: (showing == Showing::Unfinished).then_some(true),
+        start: wanted.older_than.map(ListStart::AfterOperation),
+        state: showing.state(),
+        unfinished: is_unfinished.then_some(true),
+        principal: wanted.principal.clone(),
+        selector: Selector {
+            verb: wanted.verb,
+            vm: wanted.vm.clone(),
+            backup: wanted.backup.clone(),
+        },
+        since: wanted.since,
+        before: wanted.until,
         ..ListQuery::default()
     };
     let is_shown = |operation: &Arc<Operation>| {
-        showing != Showing::Unknown || operation.acknowledged.is_none()
+        let backend = &operation.backend;
+        wanted.backend.as_ref().is_none_or(|name| name == backend)
+            && (showing != Showing::Unknown || operation.acknowledged.is_none())
+            && (showing != Showing::Held || !backends.contains(backend))
     };
     let mut shown = Vec::new();
     loop {
         let page = store.list(&query).await?;
         query.start = page.next.map(ListStart::After);
         shown.extend(page.operations.into_iter().filter(is_shown));
-        if page.next.is_none() || shown.len() >= limit {
-            shown.truncate(limit);
+        if page.next.is_none() || shown.len() >= wanted.limit {
+            shown.truncate(wanted.limit);
             return Ok(shown);
         }
     }

@@ -32,6 +32,7 @@ use crate::operations::machine::Event;
 use crate::operations::machine::NextAction;
 use crate::operations::preconditions;
 use crate::public_text;
+use crate::runtime::work_context;
 
 /// Shortest time between two records of progress: each is a durable write.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -52,6 +53,11 @@ impl Drop for ClaimGuard {
 
 /// Works on the claimed operation until it is final or the gateway stops.
 pub(crate) async fn run(core: Arc<Core>, claim: Claim) {
+    let context = core.context_of(&claim.operation);
+    work_context::within(context, work_on(core, claim)).await;
+}
+
+async fn work_on(core: Arc<Core>, claim: Claim) {
     let Claim {
         mut operation,
         slot,
@@ -66,7 +72,7 @@ pub(crate) async fn run(core: Arc<Core>, claim: Claim) {
     }
     // Left unfinished on purpose: a backend that comes back with the next configuration finds its operations waiting.
     let Some(backend) = core.backends.get(&operation.backend) else {
-        tracing::warn!(seq = %operation.seq, backend = operation.backend.as_str(),
+        tracing::warn!(operation = %operation.seq, backend = operation.backend.as_str(),
             "operation waits for a backend that is not configured");
         return;
     };
@@ -466,17 +472,16 @@ fn lengthen(pause: Duration) -> Duration {
 }
 
 fn log_failure(operation: &Operation, call: &str, error: &AdapterError) {
-    let seq = operation.seq;
     if error.fault.kind == FaultKind::PreconditionFailed {
         // Nothing failed: another writer came first.
-        tracing::info!(%seq, call, "operation precondition no longer holds");
+        tracing::info!(call, "operation precondition no longer holds");
         return;
     }
     let backend = operation.backend.as_str();
     let (kind, private) = (error.fault.kind.as_str(), error.private());
     if error.is_answer() {
-        tracing::info!(%seq, backend, call, kind, private, "backend refused a call");
+        tracing::info!(backend, call, kind, private, "backend refused a call");
     } else {
-        tracing::warn!(%seq, backend, call, kind, private, "backend call failed");
+        tracing::warn!(backend, call, kind, private, "backend call failed");
     }
 }

@@ -66,7 +66,7 @@ impl StoreGuard {
         };
         self.note_result(result.as_ref().err());
         if let Err(error) = &result {
-            tracing::warn!(seq = %operation.seq, phase = operation.phase.as_str(), %error, "operation not written");
+            tracing::warn!(operation = %operation.seq, phase = operation.phase.as_str(), %error, "operation not written");
         }
         result
     }

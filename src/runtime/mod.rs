@@ -9,6 +9,7 @@
 //! | start the next version in place of this process | [`Program`] |
 //! | notify systemd | [`notify()`] |
 //! | count the gateways that forwarded a request | [`hop_count`] |
+//! | name the request and operation in log lines | [`work_context`] |
 //!
 //! Nothing else in the program reads the system clock, spawns tasks or handles signals; lints and `tests/it/architecture.rs`
 //! hold that.
@@ -21,6 +22,7 @@ mod stop;
 mod tasks;
 
 pub mod hop_count;
+pub mod work_context;
 
 pub use clock::Clock;
 pub use clock::ManualClock;

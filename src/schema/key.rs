@@ -1,9 +1,17 @@
 //! Declarations of configuration keys: name, type, default, limits, when a change takes effect, and documentation.
 //!
-//! A key is declared once. Reading it, the tables of `docs/configuration.md` and `config/reference.toml` all follow from the
-//! declaration, so they cannot disagree.
+//! A key is declared once. Reading it, the tables of `docs/configuration.md`, `config/reference.toml` and `config/schema.json` all
+//! follow from the declaration, so they cannot disagree.
 
 use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::json;
+
+/// A number and a unit, or several of them.
+const DURATION_PATTERN: &str = r"^\s*([0-9]+\s*[A-Za-z\u00b5]+\s*)+$";
+/// A number and a unit.
+const SIZE_PATTERN: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*[A-Za-z]+\s*$";
 
 /// When a changed value takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +104,8 @@ pub(crate) enum WhenAbsent {
 pub(crate) struct Text {
     pub(crate) when_absent: WhenAbsent,
     pub(crate) form: &'static str,
+    /// Whether the value is a secret or says where one is; nothing that is given away shows it.
+    pub(crate) is_secret: bool,
 }
 
 /// A list of texts.
@@ -127,6 +137,19 @@ pub(crate) trait DeclaredKey: Sync {
     fn describe(&self) -> Description;
     /// Its name alone.
     fn name(&self) -> &'static str;
+    /// What a value of it may be, as JSON Schema.
+    fn schema(&self) -> KeySchema;
+    /// Whether its value is a secret.
+    fn is_secret(&self) -> bool;
+}
+
+/// What a value of a key may be, for editors and validators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeySchema {
+    /// The JSON Schema of the value.
+    pub(crate) value: Value,
+    /// Whether the key must be there.
+    pub(crate) is_required: bool,
 }
 
 /// The part of a key's documentation that follows from the type of its value.
@@ -140,6 +163,12 @@ struct ValueDescription {
 trait ValueType {
     /// Default, and form with unit and limits.
     fn describe(&self) -> ValueDescription;
+    /// The JSON Schema of a value, without its default.
+    fn json_schema(&self) -> Value;
+    /// Whether a value is a secret.
+    fn is_secret(&self) -> bool {
+        false
+    }
 }
 
 impl<V: ValueType + Sync> DeclaredKey for Key<V> {
@@ -158,6 +187,31 @@ impl<V: ValueType + Sync> DeclaredKey for Key<V> {
 
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn schema(&self) -> KeySchema {
+        let described = self.value.describe();
+        let mut value = self.value.json_schema();
+        if let Some(members) = value.as_object_mut() {
+            let help = self.help.replace('`', "");
+            members.insert("description".to_owned(), Value::from(help));
+            // Defaults are written as in the file, and every one of them reads the same in JSON.
+            let default = described
+                .default
+                .as_ref()
+                .and_then(|text| serde_json::from_str(text).ok());
+            if let Some(default) = default {
+                members.insert("default".to_owned(), default);
+            }
+        }
+        KeySchema {
+            value,
+            is_required: described.default.is_none() && described.without_default == "required",
+        }
+    }
+
+    fn is_secret(&self) -> bool {
+        self.value.is_secret()
     }
 }
 
@@ -208,12 +262,20 @@ impl ValueType for Flag {
     fn describe(&self) -> ValueDescription {
         with_default(self.0.to_string(), "`true` or `false`".to_owned())
     }
+
+    fn json_schema(&self) -> Value {
+        json!({ "type": "boolean" })
+    }
 }
 
 impl ValueType for Integer {
     fn describe(&self) -> ValueDescription {
         let form = format!("number, {} to {}", self.min, self.max);
         with_default(self.default.to_string(), form)
+    }
+
+    fn json_schema(&self) -> Value {
+        json!({ "type": "integer", "minimum": self.min, "maximum": self.max })
     }
 }
 
@@ -230,6 +292,10 @@ impl ValueType for DurationValue {
         let default = quoted(&format_duration(self.default));
         with_default(default, duration_form(self.min, self.max))
     }
+
+    fn json_schema(&self) -> Value {
+        json!({ "type": "string", "pattern": DURATION_PATTERN })
+    }
 }
 
 impl ValueType for InheritedDuration {
@@ -240,6 +306,10 @@ impl ValueType for InheritedDuration {
             form: duration_form(self.min, self.max),
         }
     }
+
+    fn json_schema(&self) -> Value {
+        json!({ "type": "string", "pattern": DURATION_PATTERN })
+    }
 }
 
 impl ValueType for Size {
@@ -247,6 +317,10 @@ impl ValueType for Size {
         let (min, max) = (format_size(self.min), format_size(self.max));
         let default = quoted(&format_size(self.default));
         with_default(default, format!("size, {min} to {max}"))
+    }
+
+    fn json_schema(&self) -> Value {
+        json!({ "type": "string", "pattern": SIZE_PATTERN })
     }
 }
 
@@ -258,6 +332,10 @@ impl ValueType for Choice {
             without_default: "required",
             form: words.join(" or "),
         }
+    }
+
+    fn json_schema(&self) -> Value {
+        json!({ "type": "string", "enum": self.allowed })
     }
 }
 
@@ -274,6 +352,14 @@ impl ValueType for Text {
             form: self.form.to_owned(),
         }
     }
+
+    fn json_schema(&self) -> Value {
+        json!({ "type": "string", "minLength": 1 })
+    }
+
+    fn is_secret(&self) -> bool {
+        self.is_secret
+    }
 }
 
 impl ValueType for TextList {
@@ -287,6 +373,13 @@ impl ValueType for TextList {
             without_default: "required",
             form: format!("list of {}", self.form),
         }
+    }
+
+    fn json_schema(&self) -> Value {
+        let items = json!({ "type": "string", "minLength": 1 });
+        let is_empty_meant = self.default.is_some_and(<[&str]>::is_empty);
+        let least = usize::from(!is_empty_meant);
+        json!({ "type": "array", "items": items, "minItems": least })
     }
 }
 
@@ -366,6 +459,7 @@ pub(crate) const fn required_text(form: &'static str) -> Text {
     Text {
         when_absent: WhenAbsent::Required,
         form,
+        is_secret: false,
     }
 }
 
@@ -374,6 +468,7 @@ pub(crate) const fn default_text(default: &'static str, form: &'static str) -> T
     Text {
         when_absent: WhenAbsent::Default(default),
         form,
+        is_secret: false,
     }
 }
 
@@ -382,5 +477,14 @@ pub(crate) const fn optional_text(means: &'static str, form: &'static str) -> Te
     Text {
         when_absent: WhenAbsent::Means(means),
         form,
+        is_secret: false,
+    }
+}
+
+/// The same text, declared to be a secret or to say where one is.
+pub(crate) const fn secret(text: Text) -> Text {
+    Text {
+        is_secret: true,
+        ..text
     }
 }

@@ -30,6 +30,7 @@ pub(crate) use key::format_duration;
 pub(crate) use key::integer;
 pub(crate) use key::optional_text;
 pub(crate) use key::required_text;
+pub(crate) use key::secret;
 pub(crate) use key::size;
 pub(crate) use paths::Overlap;
 pub(crate) use paths::overlap;

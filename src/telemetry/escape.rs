@@ -52,7 +52,7 @@ pub(super) fn escape_json(text: String) -> String {
 }
 
 /// Escapes one line of human-readable text.
-fn escape_text(line: &str) -> String {
+pub(crate) fn escape_line(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len().saturating_add(16));
     for character in line.chars() {
         if is_unsafe(character) {
@@ -99,7 +99,7 @@ impl<W: Write> Write for EscapingWriter<W> {
         }
         let line = String::from_utf8_lossy(line);
         let mut escaped = match self.format {
-            LineFormat::Text => escape_text(&line),
+            LineFormat::Text => escape_line(&line),
             LineFormat::Json => escape_json(line.into_owned()),
         };
         escaped.push_str(end);

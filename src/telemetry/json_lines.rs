@@ -21,6 +21,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::telemetry::context_fields::context_fields;
 use crate::telemetry::escape;
 
 /// The largest integer that every JSON reader keeps exactly: 2^53 - 1. Larger ones are written as strings.
@@ -45,6 +46,10 @@ where
         let metadata = event.metadata();
         let mut fields = EventFields::default();
         event.record(&mut fields);
+        let context = context_fields(metadata).into_iter();
+        fields
+            .members
+            .extend(context.map(|(name, value)| (name, Value::String(value))));
         let target = fields.target.take();
         let target = target.unwrap_or_else(|| metadata.target().to_owned());
         let line = LogLine {
@@ -81,13 +86,18 @@ impl Serialize for LogLine {
 
 /// The fields of an event.
 #[derive(Default)]
-struct EventFields {
+pub(super) struct EventFields {
     members: Vec<(&'static str, Value)>,
     /// The target of a record of the `log` crate.
     target: Option<String>,
 }
 
 impl EventFields {
+    /// Names and values in the order of the event.
+    pub(super) fn into_members(self) -> Vec<(&'static str, Value)> {
+        self.members
+    }
+
     fn insert(&mut self, field: &Field, value: Value) {
         match field.name() {
             "log.target" => self.target = value.as_str().map(str::to_owned),

@@ -1,11 +1,15 @@
-//! What operators observe: metrics, logs, the access log and the audit trail.
+//! What operators observe: metrics, logs, the access log, the audit trail and spans of traces.
 
 mod audit;
+mod context_fields;
 mod escape;
+mod journal;
 mod json_lines;
 mod line_format;
 mod log;
+mod log_level;
 mod metrics;
+mod spans;
 
 pub use audit::AuditClient;
 pub use audit::AuditRecord;
@@ -14,6 +18,8 @@ pub use audit::AuditWriteError;
 pub use audit::Verified;
 pub use audit::VerifyError;
 pub use audit::verify;
+pub(crate) use escape::escape_line;
+pub use journal::is_journal_stream;
 pub use line_format::LineFormat;
 pub use log::AccessRecord;
 pub use log::LogConfig;
@@ -21,9 +27,14 @@ pub use log::LogError;
 pub use log::init_logging;
 pub use log::is_access_logged;
 pub use log::log_access;
+pub use log::log_level;
 pub use log::record_audit;
 pub use log::record_audit_before_change;
 pub use log::reopen_audit_trail;
+pub use log::set_log_level;
+pub use log::undo_log_level;
+pub use log_level::LogLevel;
+pub use log_level::LogLevelError;
 pub use metrics::BackendMetrics;
 pub use metrics::CallerMetrics;
 pub use metrics::Metrics;
@@ -33,3 +44,12 @@ pub use metrics::PassThroughMetrics;
 pub use metrics::ProcessMetrics;
 pub use metrics::RequestMetrics;
 pub use metrics::WaiterGuard;
+pub use spans::EndedOperation;
+pub use spans::FinishedSpan;
+pub use spans::TakenSpans;
+pub use spans::encode_spans;
+pub use spans::is_tracing_exported;
+pub use spans::record_operation_span;
+pub use spans::record_request_span;
+pub use spans::start_recording_spans;
+pub use spans::take_spans;

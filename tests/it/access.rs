@@ -1,11 +1,18 @@
 //! Who is let in by what: API tokens of a gateway that runs, proxies that are trusted, `snapgate explain`.
 
 use std::fs;
+use std::io::Read;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::client::Client;
+use crate::harness::PATIENCE;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
@@ -31,6 +38,43 @@ fn bearer(process: &Process, token: &str) -> Client {
     Client::bare(process.api)
         .with("Authorization", &format!("Bearer {token}"))
         .with("X-Cloud-Client-Specification-Version", "0.1")
+}
+
+/// An open stream of all Statuses, in HTTP/1.0, where the connection ends with the stream.
+struct TokenStream(TcpStream);
+
+impl TokenStream {
+    fn open(api: SocketAddr, token: &str) -> Self {
+        let mut socket = TcpStream::connect(api).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!(
+            "GET /statuses HTTP/1.0\r\nHost: {api}\r\nAccept: text/event-stream\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut received = Vec::new();
+        while !received.windows(5).any(|window| window == b"\nid: ") {
+            let mut part = [0; 4096];
+            let count = socket.read(&mut part).unwrap();
+            assert!(count > 0, "the stream is open: {}", received.escape_ascii());
+            received.extend_from_slice(&part[..count]);
+        }
+        assert!(
+            received.starts_with(b"HTTP/1.1 200"),
+            "{}",
+            received.escape_ascii()
+        );
+        Self(socket)
+    }
+
+    fn expect_end(&mut self) {
+        let begun = Instant::now();
+        self.0.read_to_end(&mut Vec::new()).unwrap();
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_secs(1),
+            "the stream ends with the token: {took:?}"
+        );
+    }
 }
 
 #[apply(test)]
@@ -123,9 +167,11 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
         "{out}"
     );
 
+    let mut stream = TokenStream::open(process.api, token);
     let (status, _, err) = snapgate(&["token", "revoke", "--config", &file, "ci"]);
     assert_eq!(status, 0, "revoked: {err}");
     assert!(err.contains("the running gateway refuses it now"), "{err}");
+    stream.expect_end();
     assert_eq!(
         ci.get("/vms/1").status,
         401,

@@ -189,3 +189,23 @@ fn a_prometheus_answers_every_query_of_the_dashboard() {
         );
     }
 }
+
+#[apply(test)]
+fn runbooks_search_the_log_for_lines_that_exist() {
+    let sources = crate::source_tree::read_rust_below("src");
+    let mut phrases = 0;
+    for entry in fs::read_dir("docs/runbooks").unwrap() {
+        let page = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for search in page.split("journalctl ").skip(1) {
+            let Some(phrase) = search.split('`').next().unwrap().split("-g '").nth(1) else {
+                continue;
+            };
+            let phrase = phrase.trim_end_matches('\'');
+            let literal = format!("\"{phrase}\"");
+            phrases += 1;
+            let is_logged = sources.iter().any(|(_, text)| text.contains(&literal));
+            assert!(is_logged, "no log line says {phrase:?}");
+        }
+    }
+    assert!(phrases > 0, "the phrases are found");
+}

@@ -8,6 +8,7 @@ use crate::runner::skip;
 /// Programs that tests run, and the Debian package or the file that brings each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("bash", "Debian package bash"),
+    ("chromium", "Debian package chromium"),
     ("curl", "Debian package curl"),
     ("h2load", "Debian package nghttp2-client"),
     ("haproxy", "Debian package haproxy"),
@@ -24,6 +25,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-io", "tests/beds/qemu.sh install"),
     ("qemu-nbd", "tests/beds/qemu.sh install"),
     ("qemu-system-x86_64", "tests/beds/qemu.sh install"),
+    ("script", "Debian package bsdutils"),
     ("virsh", "tests/beds/libvirt.sh install"),
 ];
 

@@ -475,6 +475,82 @@ fn a_certificate_that_expires_counts_no_longer_on_kept_and_resumed_connections()
     }
 }
 
+/// How the next connection of a client begins.
+fn is_resumed(address: SocketAddr, client: &Arc<ClientConfig>) -> bool {
+    let mut connection = Kept::open(address, client);
+    // The tickets come with the first answer.
+    assert_eq!(connection.status(), "200", "an answer");
+    connection.is_resumed()
+}
+
+#[apply(test)]
+fn any_number_of_clients_resume_their_sessions_and_a_reload_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), "one", &["one.example"]);
+    let authority = Authority::new();
+    fs::write(folder.path().join("authority.pem"), &authority.pem).unwrap();
+    let settings = format!("{SIM}{HOLDERS}");
+    let gateway = Gateway::start_in(folder, &settings);
+    let client = || authority.client(&one, "ci.example", 3600);
+    let clients: Vec<_> = std::iter::repeat_with(client).take(300).collect();
+    for client in &clients {
+        assert!(
+            !is_resumed(gateway.api, client),
+            "the first is a whole handshake"
+        );
+    }
+    // More of them than fit into the table of sessions of the library.
+    let resumed = clients
+        .iter()
+        .filter(|client| is_resumed(gateway.api, client));
+    assert_eq!(resumed.count(), clients.len(), "all of them");
+    assert!(gateway.reload(&settings), "reloaded");
+    assert!(is_resumed(gateway.api, &clients[0]), "after a reload, too");
+}
+
+#[apply(test)]
+fn gateways_that_share_keys_resume_the_sessions_of_each_other() {
+    let authority = Authority::new();
+    let (key, next) = ("5a".repeat(32), "0f".repeat(32));
+    let start = |certificates: Option<&Path>, keys: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let trusted = match certificates {
+            None => certificate(folder.path(), "one", &["one.example"]),
+            Some(other) => {
+                for file in ["one.pem", "one.key"] {
+                    fs::copy(other.join(file), folder.path().join(file)).unwrap();
+                }
+                fs::read_to_string(folder.path().join("one.pem")).unwrap()
+            }
+        };
+        fs::write(folder.path().join("authority.pem"), &authority.pem).unwrap();
+        fs::write(folder.path().join("tickets.txt"), keys).unwrap();
+        let settings =
+            format!("{SIM}{HOLDERS}").replace("[tls]\n", "[tls]\nticket_keys = \"tickets.txt\"\n");
+        let path = folder.path().to_owned();
+        (
+            Gateway::start_in(folder, &settings),
+            path,
+            trusted,
+            settings,
+        )
+    };
+    let (first, folder, trusted, settings) = start(None, &key);
+    let (second, ..) = start(Some(&folder), &format!("# next\n{next}\n{key}\n"));
+    let (stranger, ..) = start(Some(&folder), &"77".repeat(32));
+    let client = authority.client(&trusted, "ci.example", 3600);
+    assert!(!is_resumed(first.api, &client), "nothing to resume");
+    assert!(is_resumed(second.api, &client), "a ticket of the first");
+    assert!(!is_resumed(stranger.api, &client), "other keys");
+    let client = authority.client(&trusted, "ci.example", 3600);
+    assert!(!is_resumed(first.api, &client), "a ticket with the old key");
+    fs::write(folder.join("tickets.txt"), &next).unwrap();
+    assert!(first.reload(&settings), "the old key is removed");
+    assert!(!is_resumed(first.api, &client), "and its tickets end");
+    fs::write(folder.join("tickets.txt"), "no key").unwrap();
+    assert!(!first.reload(&settings), "what is no key changes nothing");
+}
+
 #[apply(test)]
 fn a_reload_judges_the_certificates_of_kept_connections_anew() {
     let folder = tempfile::tempdir().unwrap();

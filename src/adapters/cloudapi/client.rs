@@ -30,9 +30,11 @@ use crate::model::VmId;
 use crate::model::VmRange;
 use crate::model::limits;
 use crate::runtime::hop_count;
+use crate::runtime::work_context;
 
 const VERSION: HeaderName = HeaderName::from_static("x-cloud-client-specification-version");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -306,6 +308,12 @@ impl Api {
                 hop_count::HEADER,
                 HeaderValue::from(u16::from(passed.saturating_add(1))),
             );
+        // A server that trusts this gateway continues the trace of the request or operation.
+        if let Some(trace) = work_context::current_trace()
+            && let Ok(value) = HeaderValue::try_from(trace.to_string())
+        {
+            call = call.header(TRACE_PARENT, value);
+        }
         if let Some(credential) = &self.credential {
             call = call.secret_header(header::AUTHORIZATION, credential.value())?;
         }

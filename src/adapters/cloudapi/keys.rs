@@ -26,6 +26,7 @@ use crate::schema::default_text;
 use crate::schema::duration;
 use crate::schema::optional_text;
 use crate::schema::required_text;
+use crate::schema::secret;
 
 declare_table! { "cloudapi", false, "A server that speaks this API itself.",
     URL: Text = "url", required_text("`https://host:port/path`, `unix:///path/of/the/socket` or `http://127.0.0.1:port/path`"), Restart,
@@ -45,9 +46,9 @@ declare_table! { "cloudapi", false, "A server that speaks this API itself.",
         "Time to establish a connection.";
     USERNAME: Text = "username", optional_text("none", "name without a colon"), Restart,
         "The user name of the gateway at the server. Only this gateway may use it.", Commented = "\"gateway\"";
-    PASSWORD: Text = "password", optional_text("required with `username`", "`file:PATH` or `env:NAME`"), Restart,
+    PASSWORD: Text = "password", secret(optional_text("required with `username`", "`file:PATH` or `env:NAME`")), Restart,
         "The password of `username`.", Commented = "\"file:server.password\"";
-    TOKEN: Text = "token", optional_text("none", "`file:PATH` or `env:NAME`"), Restart,
+    TOKEN: Text = "token", secret(optional_text("none", "`file:PATH` or `env:NAME`")), Restart,
         "The token to send instead of user name and password.", Commented = "\"env:SERVER_TOKEN\"";
     SERVER_VERSION: Text = "server_version", default_text("0.1", "version such as `0.1`"), Restart,
         "The version of the specification to request.";

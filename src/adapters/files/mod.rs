@@ -92,6 +92,7 @@ use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
+use crate::runtime::work_context;
 
 pub use config::Config;
 pub use error::FilesError;
@@ -198,7 +199,9 @@ impl Files {
         look: impl FnOnce(&Executor) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, AdapterError> {
         let executor = Arc::clone(&self.executor);
-        match tokio::task::spawn_blocking(move || look(&executor)).await {
+        let context = work_context::current();
+        let look = move || work_context::run_within(context, || look(&executor));
+        match tokio::task::spawn_blocking(look).await {
             Ok(result) => result.map_err(Problem::into_adapter_error),
             Err(error) => Err(AdapterError::unavailable(public_text!(
                 "The gateway is shutting down. Try again later."
@@ -219,17 +222,20 @@ impl Files {
         let job = self.jobs.start(&request.durable_id, cancellable);
         let executor = Arc::clone(&self.executor);
         let now = self.clock.now();
+        let context = work_context::current();
         self.tasks.spawn(async move {
             let worker = Arc::clone(&job);
             let work = tokio::task::spawn_blocking(move || {
-                let started = executor.start(&request, now);
-                run_to_end(
-                    started,
-                    &worker,
-                    &request.durable_id,
-                    reservation,
-                    start_sender,
-                )
+                work_context::run_within(context, || {
+                    let started = executor.start(&request, now);
+                    run_to_end(
+                        started,
+                        &worker,
+                        &request.durable_id,
+                        reservation,
+                        start_sender,
+                    )
+                })
             });
             // A panic says nothing about the disk.
             job.finish(work.await.unwrap_or(JobEnd::Lost));

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::model::Deadline;
 use crate::model::Fault;
 use crate::runtime::Tasks;
+use crate::runtime::work_context;
 
 /// Outcomes that are remembered: operations ask within seconds, and find out otherwise after that.
 const KEPT_MAX: usize = 1024;
@@ -65,10 +66,10 @@ impl LongCalls {
         }
         let (sender, outcome) = watch::channel(None);
         all.insert(name, LongCall { making, outcome });
-        drop(self.tasks.spawn(async move {
+        drop(self.tasks.spawn(work_context::inherit(async move {
             let outcome = work.await;
             sender.send_replace(Some(outcome));
-        }));
+        })));
     }
 
     /// How the call of this name is: `None` when there is none, then `None` while it runs.

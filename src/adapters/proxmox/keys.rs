@@ -30,11 +30,12 @@ use crate::schema::declare_table;
 use crate::schema::duration;
 use crate::schema::optional_text;
 use crate::schema::required_text;
+use crate::schema::secret;
 
 declare_table! { "proxmox", false, "Guests of Proxmox VE.",
     URLS: TextList = "urls", TextList { default: None, form: "`https://host:8006`" }, Restart,
         "The nodes of one cluster, in order of preference.", Commented = "[\"https://pve1.example.com:8006\"]";
-    TOKEN: Text = "token", required_text("`file:PATH` or `env:NAME`"), Restart,
+    TOKEN: Text = "token", secret(required_text("`file:PATH` or `env:NAME`")), Restart,
         "The API token, `USER@REALM!TOKENID=SECRET`. Only this gateway may use it.", Commented = "\"file:pve.token\"";
     CA: Text = "ca", optional_text("required unless `server_fingerprints`", "path"), Restart,
         "The authority (PEM) that signed the certificates of the nodes.", Commented = "\"pve-root-ca.pem\"";

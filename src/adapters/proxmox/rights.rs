@@ -127,6 +127,7 @@ pub(super) async fn audit(
         report: RightsReport {
             is_sufficient: true,
             lines: Vec::new(),
+            excess: Vec::new(),
         },
         disk_storages: BTreeMap::new(),
         bridges: BTreeSet::new(),
@@ -255,6 +256,7 @@ impl Audit<'_> {
         }
         if !beyond.is_empty() {
             let line = format!("    {place}: more than needed {}", shortened(beyond));
+            self.report.excess.push(line.trim_start().to_owned());
             self.report.lines.push(line);
         }
     }
@@ -294,10 +296,12 @@ impl Audit<'_> {
     async fn audit_root(&mut self) -> Result<(), AdapterError> {
         let held: Vec<String> = self.rights_on("/").await?.into_iter().collect();
         if !held.is_empty() {
-            self.report.lines.push(format!(
-                "    whole cluster (/): more than needed {}; grant roles on /vms/NUMBER and /storage/NAME instead",
+            let line = format!(
+                "whole cluster (/): more than needed {}; grant roles on /vms/NUMBER and /storage/NAME instead",
                 shortened(&held)
-            ));
+            );
+            self.report.lines.push(format!("    {line}"));
+            self.report.excess.push(line);
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ use crate::model::VmId;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
+use crate::runtime::work_context;
 
 /// How long a program of ours may take to let go of an image.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -155,7 +156,7 @@ impl OfflineWorker {
         drop(known);
         let this = Arc::clone(self);
         // Goes on when the caller gives up: an image that is half worked on must not depend on a client's patience.
-        tasks.spawn(async move {
+        tasks.spawn(work_context::inherit(async move {
             let guard = FailIfDropped {
                 worker: &this,
                 job: work.job.clone(),
@@ -164,7 +165,7 @@ impl OfflineWorker {
             // Before the end is visible: who sees it may start the VM at once, and would find its images held.
             std::mem::take(&mut work.held).release_all(RELEASE).await;
             guard.worker.set(&guard.job, state);
-        });
+        }));
     }
 
     async fn run(

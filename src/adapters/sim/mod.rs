@@ -52,6 +52,7 @@ use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
+use crate::runtime::work_context;
 use world::World;
 
 /// The simulated VM manager seen through the port.
@@ -217,10 +218,10 @@ impl Adapter for Sim {
         }
         let world = Arc::clone(&self.world);
         let intent = intent.clone();
-        let sent = self.tasks.spawn(async move {
+        let sent = self.tasks.spawn(work_context::inherit(async move {
             let work = async { world.begin(&intent, key) };
             world.script.play(Call::Begin, work).await
-        });
+        }));
         sent.await.unwrap_or_else(|ended| {
             let text = public_text!("The simulated VM manager failed, and the outcome is being determined. Wait for the final Status.");
             Err(AdapterError::uncertain(FaultKind::BackendFailed, text).because(ended))

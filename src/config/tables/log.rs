@@ -7,7 +7,8 @@ use crate::schema::default_text;
 use crate::schema::optional_text;
 
 declare_table! { "log", false, "Logs and the audit trail.",
-    FORMAT: Choice = "format", Choice { default: Some("text"), allowed: &["text", "json"] }, Restart, "Format of log lines.";
+    FORMAT: Choice = "format", Choice { default: Some("auto"), allowed: &["auto", "text", "json"] }, Restart,
+        "Format of log lines. `auto` is entries with fields where systemd connects standard error to the journal, and `text` elsewhere.";
     LEVEL: Text = "level", default_text("info", "`error`, `warn`, `info`, `debug`, `trace` or `off`; or a list with levels of parts, such as `snapgate=debug,warn`"), Restart,
         "The lowest level that is logged.";
     ACCESS: Flag = "access", Flag(true), Restart, "Whether every request is logged.";

@@ -18,6 +18,7 @@ pub(super) mod rate;
 pub(super) mod server;
 pub(super) mod specification;
 pub(super) mod tls;
+pub(super) mod tracing;
 pub(super) mod user;
 
 use crate::schema::Table;
@@ -41,5 +42,6 @@ pub(super) const ALL: &[Table] = &[
     limits::TABLE,
     rate::TABLE,
     log::TABLE,
+    tracing::TABLE,
     insecure::TABLE,
 ];

@@ -13,6 +13,7 @@ use crate::schema::duration;
 use crate::schema::integer;
 use crate::schema::optional_text;
 use crate::schema::required_text;
+use crate::schema::secret;
 use crate::schema::size;
 
 declare_table! { "passthrough", true, "A route to a VM manager's own interface. Backup routes are never passed through.",
@@ -37,7 +38,7 @@ declare_table! { "passthrough", true, "A route to a VM manager's own interface. 
         "Header fields about the client's identity that are kept, for instance `X-Forwarded-User`. Any client can set them: only for upstreams that do not trust them.";
     CLIENT_AUTHORIZATION: Choice = "client_authorization", Choice { default: Some("strip"), allowed: &["strip", "keep"] }, Reload,
         "Whether the upstream receives the client's `Authorization`.";
-    AUTHORIZATION: Text = "authorization", optional_text("none", "`file:PATH` or `env:NAME`"), Reload,
+    AUTHORIZATION: Text = "authorization", secret(optional_text("none", "`file:PATH` or `env:NAME`")), Reload,
         "The `Authorization` that the gateway sends to the upstream, for instance `Bearer ...`.", Commented = "\"file:manager.authorization\"";
     UPGRADE: Flag = "upgrade", Flag(false), Reload, "Whether WebSockets are passed on (HTTP/1.1 only), for consoles.";
     BALANCE: Choice = "balance", Choice { default: Some("round-robin"), allowed: &["round-robin", "least-loaded"] }, Reload,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::limits;
+use crate::schema::Flag;
 use crate::schema::TextList;
 use crate::schema::declare_table;
 use crate::schema::default_text;
@@ -24,7 +25,9 @@ declare_table! { "server", false, "Addresses of the gateway, and how it stops.",
     DRAIN_NOTICE: DurationValue = "drain_notice", duration(Duration::ZERO, 0, 600), Restart,
         "How long `/readyz` returns 503 before connections are refused; set it to the interval of the load balancer's health checks.";
     TRUSTED_PROXIES: TextList = "trusted_proxies", TextList { default: Some(&[]), form: "addresses or networks such as `10.0.0.0/8`" }, Reload,
-        "The proxies whose `X-Forwarded-For` and `X-Request-Id` are trusted.";
+        "The proxies whose `X-Forwarded-For`, `X-Request-Id` and `traceparent` are trusted.";
     ALLOWED_ORIGINS: TextList = "allowed_origins", TextList { default: Some(&[]), form: "origins such as `https://console.example`" }, Reload,
         "The other origins whose web pages may use the API in a browser. Pages of all others are refused changes and cannot read responses.";
+    PAGE: Flag = "page", Flag(false), Reload,
+        "Whether `/ui/` is a page for people in a browser: VMs, backups, restore, operations. It uses the API with the credentials of its reader.";
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::adapters::registry;
 use crate::config::Problem;
+use crate::config::keys_as_json_schema;
 use crate::config::keys_as_markdown;
 use crate::config::keys_as_toml;
 use crate::config::load;
@@ -27,6 +28,11 @@ fn the_documentation_holds_every_key_and_its_default() {
     let (_, after) = rest.split_once(end).unwrap();
     let expected = format!("{before}{begin}\n{}{end}{after}", keys_as_markdown());
     check_golden(path, &expected);
+}
+
+#[test]
+fn the_json_schema_holds_every_key() {
+    check_golden("config/schema.json", &keys_as_json_schema());
 }
 
 /// A file in which every key has a value of a type that no key has. `kinds` are the tables of kinds, in full.

@@ -126,3 +126,43 @@ fn routes_that_cannot_work_are_reported() {
         assert!(!found.contains("hunter2"), "no secret is shown: {found}");
     }
 }
+
+#[test]
+fn routes_that_meet_the_page_are_warned_of() {
+    let settings = |page: bool, path: &str, hosts: &str| {
+        let text = format!(
+            "[server]\npublic_url = \"http://127.0.0.1:8080\"\npage = {page}\n[operations]\nstore = \"s\"\n\
+             [[passthrough]]\nname = \"m\"\npath = \"{path}\"\nhosts = [{hosts}]\nupstreams = [\"http://h:1\"]\nauthentication = \"none\"\n"
+        );
+        let found = load_text(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let warned = crate::config::warnings(&found, crate::model::Timestamp::default());
+        warned.join("\n")
+    };
+    let wins = "the page of server.page gets the requests for /ui, and route m gets none of them";
+    let loses = "on its hosts route m gets the requests for /ui, and the page of server.page is not served there";
+    let shares = "route m has the origin of the page of server.page";
+    let own = "\"127.0.0.1\"";
+    let other = "\"console.example\"";
+    // page, path, hosts, what is warned of
+    let rows: [(bool, &str, &str, &[&str]); 8] = [
+        (false, "/", "", &[]),
+        (false, "/ui", "", &[]),
+        (true, "/", "", &[wins, shares]),
+        (true, "/ui/x", "", &[wins, shares]),
+        (true, "/manager", "", &[shares]),
+        (true, "/", other, &[loses]),
+        (true, "/ui", own, &[loses, shares]),
+        (true, "/manager", other, &[]),
+    ];
+    for (page, path, hosts, expected) in rows {
+        let warned = settings(page, path, hosts);
+        for text in [wins, loses, shares] {
+            let is_expected = expected.contains(&text);
+            assert_eq!(
+                warned.contains(text),
+                is_expected,
+                "page = {page}, path = {path}, hosts = [{hosts}]: {text}: {warned}"
+            );
+        }
+    }
+}

@@ -110,6 +110,10 @@ impl Authenticator {
                 metrics.callers.record_credential_check("no_keys");
                 Refusal::from(Code::KeysUnavailable)
             }
+            DenialResponse::QueueFull => {
+                metrics.callers.record_credential_check("queue_full");
+                Refusal::from(Code::LoginQueueFull)
+            }
             DenialResponse::Unauthenticated => {
                 metrics.callers.record_credential_check("refused");
                 let refusal =

@@ -10,6 +10,9 @@ use crate::gate::authn::caller::AuthContext;
 use crate::gate::authn::caller::AuthenticatedCaller;
 use crate::gate::authn::denial::CredentialsDenied;
 use crate::gate::authn::denial::DenialReason;
+use crate::gate::authn::password_queue::CheckPlace;
+use crate::gate::authn::password_queue::ClientStanding;
+use crate::gate::authn::password_queue::PasswordQueueFull;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
 use crate::gate::config::LockoutRule;
@@ -88,7 +91,7 @@ impl PasswordUsers {
             return Ok(Arc::clone(&user.caller));
         }
         refuse_locked_out(status, name)?;
-        let _ticket = context.shared.password_checks.acquire().await;
+        let place = wait_for_turn(name, context).await?;
         // Another request may have verified the same password while this one was queued, or failed once too often.
         if let Some((user, key)) = known
             && is_remembered(&key, context)
@@ -98,7 +101,14 @@ impl PasswordUsers {
         refuse_locked_out(lockout_status(name, context), name)?;
         let hash = user.map_or_else(|| self.decoy(name, context), |user| Some(&user.password));
         let fits = match hash {
-            Some(hash) => verify(hash.clone(), Zeroizing::new(password.to_vec())).await,
+            Some(hash) => {
+                let begun = context.clock.instant();
+                let password = Zeroizing::new(password.to_vec());
+                let fits = verify(hash.clone(), password, place).await;
+                let took = context.clock.instant().saturating_duration_since(begun);
+                context.shared.password_queue.record_check(took);
+                fits
+            }
             None => false,
         };
         let Some((user, key)) = known.filter(|_| fits) else {
@@ -177,14 +187,33 @@ fn lockout_status(name: &str, context: AuthContext<'_>) -> LockoutStatus {
     })
 }
 
-/// Verifies on a thread that may block. A check that has begun ends even when its request is gone: an aborted one would free
-/// its ticket while the thread is still busy.
-async fn verify(hash: PasswordHash, password: Zeroizing<Vec<u8>>) -> bool {
+/// Waits until it is this client's turn to have a password checked.
+async fn wait_for_turn(
+    name: &str,
+    context: AuthContext<'_>,
+) -> Result<CheckPlace, CredentialsDenied> {
+    let lockouts = &context.shared.limiter.lockouts;
+    let now = context.clock.instant();
+    let has_failed = |network| lockouts.has_failed(network, now);
+    let standing = match context.network.is_some_and(has_failed) {
+        true => ClientStanding::HasFailed,
+        false => ClientStanding::Clean,
+    };
+    let turn = context.shared.turn_of(context.network, name);
+    let place = context.shared.password_queue.acquire(turn, standing).await;
+    place.map_err(|PasswordQueueFull| CredentialsDenied::queue_full().with_claimed_name(name))
+}
+
+/// Verifies on a thread that may block. A check that has begun ends even when its request is gone, and holds its place until then.
+async fn verify(hash: PasswordHash, password: Zeroizing<Vec<u8>>, place: CheckPlace) -> bool {
     #[cfg(test)]
     tests::VERIFIED.with(|count| count.set(count.get().saturating_add(1)));
-    tokio::task::spawn_blocking(move || password::verify(hash.reveal(), &password))
-        .await
-        .unwrap_or(false)
+    tokio::task::spawn_blocking(move || {
+        let _held = place;
+        password::verify(hash.reveal(), &password)
+    })
+    .await
+    .unwrap_or(false)
 }
 
 #[cfg(test)]

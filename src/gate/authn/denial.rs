@@ -42,6 +42,8 @@ reasons! {
     WrongPassword "wrong_password";
     /// Too many failed attempts: the credentials were not looked at.
     LockedOut "locked_out";
+    /// Too many passwords wait to be checked: the credentials were not looked at.
+    QueueFull "queue_full";
     /// There is no such API token.
     UnknownToken "unknown_token";
     /// The API token was revoked while this process ran.
@@ -105,6 +107,8 @@ pub(super) enum DenialResponse {
     RetryLater(Duration),
     /// 503: it cannot be judged now.
     KeysUnavailable,
+    /// 503: too many passwords wait to be checked.
+    QueueFull,
 }
 
 /// Why the caller was not identified.
@@ -138,6 +142,13 @@ impl CredentialsDenied {
         Self {
             answer: DenialResponse::KeysUnavailable,
             ..Self::invalid(DenialReason::NoKeys)
+        }
+    }
+
+    pub(super) fn queue_full() -> Self {
+        Self {
+            answer: DenialResponse::QueueFull,
+            ..Self::invalid(DenialReason::QueueFull)
         }
     }
 

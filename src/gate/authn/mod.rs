@@ -10,6 +10,7 @@ mod issuer;
 mod jwks;
 mod jwt;
 mod keyring;
+mod password_queue;
 mod token;
 mod token_digest;
 
@@ -26,6 +27,9 @@ pub(super) use authenticator::Authenticator;
 pub(super) use caller::AuthContext;
 pub(super) use caller::AuthenticatedCaller;
 pub(super) use denial::CredentialsDenied;
+pub(super) use password_queue::PasswordQueue;
 
 #[cfg(test)]
 pub(super) use basic::tests::VERIFIED;
+#[cfg(test)]
+pub(super) use password_queue::ClientStanding;

@@ -28,8 +28,11 @@ static DOCUMENT_TAG: LazyLock<String> = LazyLock::new(|| conditional::entity_tag
 const PAGE_POLICY: &str =
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Where a reader of the page goes: a path below the public URL, and what is there.
-const PAGE_LINKS: &[(&str, &str)] = &[
+/// The page for people, where it is served.
+const PAGE_LINK: (&str, &str) = ("/ui/", "the page: VMs, backups, restore");
+
+/// Where a reader of the page at `/` goes: a path below the public URL, and what is there.
+const LINKS: &[(&str, &str)] = &[
     ("/openapi.json", "the description of the API (OpenAPI)"),
     ("/versions", "the versions of specification and program"),
 ];
@@ -53,7 +56,7 @@ pub(in crate::gate) async fn read_public(
             conditional_response(headers, media, Bytes::from_static(DOCUMENT), &DOCUMENT_TAG)
         }
         Route::Root => {
-            let page = root_page(config.public_url.as_str());
+            let page = root_page(config.public_url.as_str(), config.page);
             let tag = conditional::entity_tag(&page);
             let mut draft = conditional_response(headers, media, page, &tag)?;
             draft.fix(header::CONTENT_SECURITY_POLICY, PAGE_POLICY);
@@ -76,9 +79,10 @@ pub(in crate::gate) async fn read_public(
 }
 
 /// The page at `/`, for a person who has only the address. It says nothing about callers, VMs or backends.
-fn root_page(public_url: &str) -> Bytes {
+fn root_page(public_url: &str, has_page: bool) -> Bytes {
     let base = escaped(public_url);
-    let links = PAGE_LINKS.iter().map(|(path, what)| {
+    let shown = has_page.then_some(&PAGE_LINK).into_iter().chain(LINKS);
+    let links = shown.map(|(path, what)| {
         format!("<li><a href=\"{base}{path}\"><code>{path}</code></a>: {what}</li>\n")
     });
     let links: String = links.collect();

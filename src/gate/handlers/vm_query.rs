@@ -2,14 +2,11 @@
 
 use std::borrow::Cow;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use crate::gate::links;
+use crate::gate::list_query::ListLink;
+use crate::gate::list_query::ListParameters;
+use crate::gate::list_query::malformed_cursor;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::request_target::page_limit;
-use crate::gate::request_target::query_parameter;
 use crate::model::VmId;
 use crate::public_text;
 
@@ -23,6 +20,7 @@ pub(super) struct VmQuery {
     pub(super) limit: u16,
     /// Only VMs whose id sorts after this one.
     pub(super) after: Option<VmId>,
+    link: ListLink,
 }
 
 /// A name as asked for: exactly, or with one `*` at its end.
@@ -35,30 +33,20 @@ impl VmQuery {
     /// # Errors
     /// When a value is invalid; in the strict profile also when a parameter is unknown.
     pub(super) fn parse(query: &str, strict: bool) -> Result<Self, Refusal> {
-        if strict {
-            check_names(query)?;
+        let parameters = ListParameters::new(query, NAMES, strict)?;
+        let name = parameters
+            .text("name")?
+            .map(NameFilter::parse)
+            .transpose()?;
+        let mut link = ListLink::new("/vms".to_owned());
+        if let Some(filter) = &name {
+            link.push("name", &filter.text);
         }
-        let name = query_parameter(query, "name")?;
-        let cursor = query_parameter(query, "cursor")?;
-        let after = query_parameter(query, "after")?;
-        let after =
-            match (cursor, after) {
-                (Some(cursor), None) => Some(decode_cursor(&cursor)?),
-                (None, Some(after)) => Some(VmId::new(&after).map_err(|error| {
-                    Refusal::invalid_text(Code::InvalidParameter, "after", &error)
-                })?),
-                (None, None) => None,
-                (Some(_), Some(_)) => {
-                    let text = public_text!(
-                        "A cursor has the place where the list goes on. Leave `after` out."
-                    );
-                    return Err(Refusal::says(Code::InvalidParameter, text).on("after"));
-                }
-            };
         Ok(Self {
-            name: name.map(NameFilter::parse).transpose()?,
-            limit: page_limit(query)?,
-            after,
+            limit: parameters.limit()?,
+            after: find_start(parameters, &link)?,
+            name,
+            link,
         })
     }
 
@@ -75,16 +63,7 @@ impl VmQuery {
 
     /// The value of `Link` that leads to what sorts after `last`, with the same filters.
     pub(super) fn next_link(&self, last: &VmId) -> String {
-        let cursor = URL_SAFE_NO_PAD.encode(last.as_str());
-        let mut next = format!("</vms?limit={}", self.limit);
-        if let Some(filter) = &self.name {
-            next.push_str("&name=");
-            next.extend(links::encoded(&filter.text));
-        }
-        next.push_str("&cursor=");
-        next.push_str(&cursor);
-        next.push_str(">; rel=\"next\"");
-        next
+        self.link.next(self.limit, false, last.as_str().as_bytes())
     }
 }
 
@@ -101,26 +80,24 @@ impl NameFilter {
     }
 }
 
-fn decode_cursor(cursor: &str) -> Result<VmId, Refusal> {
-    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    text.and_then(|text| VmId::new(&text).ok()).ok_or_else(|| {
-        let text = public_text!("The value is not a cursor of this list. Use the link of the page before, or start without a cursor.");
-        Refusal::says(Code::InvalidParameter, text).on("cursor")
-    })
-}
-
-fn check_names(query: &str) -> Result<(), Refusal> {
-    let keys = query.split('&').filter(|pair| !pair.is_empty());
-    let mut keys = keys.map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key));
-    match keys.find(|key| !NAMES.contains(key)) {
-        None => Ok(()),
-        Some(unknown) => {
-            let text = public_text!(
-                "The list has no such parameter. It takes name, limit, cursor and after."
-            );
-            let shown: String = unknown.chars().take(64).collect();
-            Err(Refusal::says(Code::InvalidParameter, text).on(shown))
-        }
+/// The VM behind which the list begins, if it does not begin with the first one.
+fn find_start(parameters: ListParameters<'_>, link: &ListLink) -> Result<Option<VmId>, Refusal> {
+    let after = parameters.text("after")?;
+    if after.is_some() && parameters.text("cursor")?.is_some() {
+        let text =
+            public_text!("A cursor has the place where the list goes on. Leave `after` out.");
+        return Err(Refusal::says(Code::InvalidParameter, text).on("after"));
     }
+    if let Some(after) = after {
+        let after = VmId::new(&after);
+        return after
+            .map(Some)
+            .map_err(|error| Refusal::invalid_text(Code::InvalidParameter, "after", &error));
+    }
+    let Some(position) = link.position(parameters)? else {
+        return Ok(None);
+    };
+    let id = String::from_utf8(position).ok();
+    let id = id.and_then(|id| VmId::new(&id).ok());
+    id.map(Some).ok_or_else(malformed_cursor)
 }

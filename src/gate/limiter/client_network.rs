@@ -26,7 +26,7 @@ impl ClientNetwork {
         Some(Self { bytes, length })
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::gate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
 }

@@ -115,6 +115,15 @@ impl Lockouts {
             .is_none_or(|began| Self::millis(*began, now) >= busy_until)
     }
 
+    /// Whether a wrong password came from that network, and is remembered.
+    pub(in crate::gate) fn has_failed(&self, network: ClientNetwork, now: Instant) -> bool {
+        if self.began.get().is_none() {
+            return false;
+        }
+        self.addresses
+            .with(self.of_address(network), now, |failures| failures.count > 0)
+    }
+
     /// Whether a password of that user may be checked for a client in that network. An attempt while locked out is counted.
     pub(in crate::gate) fn check_attempt(
         &self,

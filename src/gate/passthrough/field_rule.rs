@@ -114,6 +114,8 @@ const OWN: &[&str] = &[
     "expect",
     "forwarded",
     "host",
+    "traceparent",
+    "tracestate",
     "transfer-encoding",
     "upgrade",
     "via",

@@ -7,11 +7,14 @@ use http::HeaderValue;
 use http::header;
 
 use crate::gate::header_names::REQUEST_ID;
+use crate::gate::header_names::TRACE_PARENT;
+use crate::gate::header_names::TRACE_STATE;
 use crate::gate::passthrough::field_rule::FieldRule;
 use crate::gate::passthrough::route::AuthorizationRule;
 use crate::gate::passthrough::route::PassThroughRoute;
 use crate::gate::request::RequestHead;
 use crate::model::RequestId;
+use crate::model::TraceContext;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -21,6 +24,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 #[derive(Clone, Debug)]
 pub struct HeaderEdit {
     keeps_authorization: bool,
+    keeps_trace_state: bool,
     fields: Arc<FieldRule>,
     /// Set in place of whatever the client sent.
     pub set: Vec<(HeaderName, HeaderValue)>,
@@ -30,16 +34,19 @@ impl HeaderEdit {
     /// Whether a field of the client is left out.
     #[must_use]
     pub fn drops(&self, name: &HeaderName) -> bool {
-        self.fields.drops(name) || (*name == header::AUTHORIZATION && !self.keeps_authorization)
+        self.fields.drops(name)
+            || (*name == header::AUTHORIZATION && !self.keeps_authorization)
+            || (*name == TRACE_STATE && !self.keeps_trace_state)
     }
 
     pub(super) fn for_request(
         route: &PassThroughRoute,
         head: &RequestHead<'_>,
         request: &RequestId,
+        trace: TraceContext,
         scheme: &'static str,
     ) -> Self {
-        let mut set = Vec::with_capacity(8);
+        let mut set = Vec::with_capacity(9);
         let mut add = |name: HeaderName, value: Result<HeaderValue, _>| {
             if let Ok(value) = value {
                 set.push((name, value));
@@ -68,12 +75,15 @@ impl HeaderEdit {
         vias.push(via);
         add(header::VIA, HeaderValue::try_from(vias.join(", ")));
         add(REQUEST_ID, HeaderValue::from_str(request.as_str()));
+        add(TRACE_PARENT, HeaderValue::try_from(trace.to_string()));
         if let AuthorizationRule::Set(value) = &route.authorization {
             set.push((header::AUTHORIZATION, value.clone()));
         }
         Self {
             fields: Arc::clone(&route.fields),
             keeps_authorization: route.authorization == AuthorizationRule::Keep,
+            // Only a trusted proxy's trace has a parent; the state of any other would belong to another trace.
+            keeps_trace_state: trace.parent.is_some(),
             set,
         }
     }

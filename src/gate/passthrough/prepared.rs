@@ -25,6 +25,7 @@ use crate::gate::request_target::TargetParts;
 use crate::gate::response_draft::ResponseDraft;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::TraceContext;
 
 /// The route of pass-through requests in metrics and logs.
 pub(in crate::gate) const ROUTE_NAME: &str = "passthrough";
@@ -36,6 +37,8 @@ pub struct PassThrough {
     pub route: Arc<PassThroughRoute>,
     /// The id of the request.
     pub request: RequestId,
+    /// The trace that the request is a part of.
+    pub trace: TraceContext,
     /// From which address, as in [`HandledRequest::client`].
     pub client: Option<IpAddr>,
     /// The method as a bounded word.
@@ -60,6 +63,7 @@ pub struct PassThrough {
 #[derive(Debug)]
 pub(in crate::gate) struct PassThroughOrigin {
     pub(in crate::gate) request: RequestId,
+    pub(in crate::gate) trace: TraceContext,
     /// The caller; `None` on routes without authentication.
     pub(in crate::gate) principal: Option<PrincipalName>,
     pub(in crate::gate) admitted: AdmittedRequest,
@@ -99,8 +103,15 @@ impl PassThrough {
         };
         let accept = head.headers.get_all(header::ACCEPT).iter();
         Ok(Self {
-            edit: HeaderEdit::for_request(&route, head, &origin.request, origin.scheme),
+            edit: HeaderEdit::for_request(
+                &route,
+                head,
+                &origin.request,
+                origin.trace,
+                origin.scheme,
+            ),
             request: origin.request,
+            trace: origin.trace,
             client: head.peer,
             method: request::method_word(head.method),
             principal: origin.principal,
@@ -164,6 +175,7 @@ pub fn pass_through_failure(pass: &PassThrough, code: Code) -> HandledRequest {
         response,
         pieces: None,
         request: pass.request.clone(),
+        trace: Some(pass.trace),
         client: pass.client,
         route: ROUTE_NAME,
         method: pass.method,

@@ -26,6 +26,14 @@ impl PassThroughRoutes {
         Self(all)
     }
 
+    /// Whether a route for hosts, one of which the request names, has this path: the page at `/ui/` is not for these hosts.
+    pub(in crate::gate) fn is_path_of_host(&self, head: &RequestHead<'_>, path: &str) -> bool {
+        let mut hosted = self.0.iter().filter(|route| !route.hosts.is_empty());
+        hosted.any(|route| {
+            route.prefix.remainder(path).is_some() && route.hosts.contains(&host_of(head))
+        })
+    }
+
     /// The route of a request with what is left of its path; `None` when the gateway answers itself.
     ///
     /// # Errors

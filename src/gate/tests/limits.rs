@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::gate::authn::ClientStanding;
 use crate::gate::authn::VERIFIED;
 use crate::gate::tests::rig::Rig;
 use crate::gate::tests::rig::header;
@@ -225,4 +226,44 @@ fn proxies_and_loopback_addresses_are_shared() {
     rig.reload(|rig| rig.trusted_proxies = TrustedProxies::default());
     let former = rig.gate.is_shared(IpAddr::from([10, 0, 0, 1]));
     assert!(!former, "trusted no longer");
+}
+
+#[tokio::test]
+async fn a_full_queue_of_password_checks_refuses_at_once_and_remembered_callers_pass() {
+    let rig = rig();
+    let remembered = from("198.51.100.1", "ann", "pw");
+    assert_eq!(status(&rig.send(&remembered).await), 200, "verified");
+    let before = verified();
+    let queue = &rig.shared.password_queue;
+    let mut others = Vec::new();
+    for turn in 0..u64::MAX {
+        let mut other = Box::pin(queue.acquire(turn, ClientStanding::Clean));
+        match futures_util::poll!(other.as_mut()) {
+            std::task::Poll::Ready(Err(_)) => break,
+            std::task::Poll::Ready(Ok(place)) => others.push((Some(place), None)),
+            std::task::Poll::Pending => others.push((None, Some(other))),
+        }
+    }
+    for (name, request) in [
+        ("right", from("198.51.100.2", "reader", "pw")),
+        ("wrong", from("198.51.100.2", "reader", "guess")),
+        ("unknown", from("198.51.100.2", "ghost", "guess")),
+    ] {
+        let refused = rig.send(&request).await;
+        assert_eq!(
+            (status(&refused), refused.refusal),
+            (503, Some("LoginQueueFull")),
+            "{name}"
+        );
+        assert_eq!(
+            header(&refused, "retry-after"),
+            "1",
+            "{name}: when to come again"
+        );
+    }
+    assert_eq!(status(&rig.send(&remembered).await), 200, "remembered");
+    assert_eq!(verified(), before, "no password was checked");
+    drop(others);
+    let late = from("198.51.100.2", "reader", "pw");
+    assert_eq!(status(&rig.send(&late).await), 200, "when it is over");
 }

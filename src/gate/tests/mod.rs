@@ -11,6 +11,7 @@ mod events;
 mod limits;
 mod names;
 mod openapi;
+mod page;
 mod passthrough;
 mod pipeline;
 mod plans;

@@ -373,7 +373,12 @@ async fn invalid_requests_are_refused_and_the_earlier_check_wins() {
     // Of what is passed on; see `passthrough.rs`.
     seen.extend(["BadGateway", "NoUpstream", "GatewayTimeout"]);
     // Of what one client may ask for; see `limits.rs`.
-    seen.extend(["RateLimited", "TooManyAtOnce", "TooManyAttempts"]);
+    seen.extend([
+        "RateLimited",
+        "TooManyAtOnce",
+        "TooManyAttempts",
+        "LoginQueueFull",
+    ]);
     // Of issuers; see `bearer.rs`.
     seen.insert("KeysUnavailable");
     // Of HTTP/2; see `tests/it/edge_http2.rs`.

@@ -90,6 +90,7 @@ fn config() -> Config {
     Config {
         public_url: PublicUrl::new("http://example.com").unwrap(),
         allowed_origins: Vec::new(),
+        page: false,
         specification: Specification::default(),
         trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {

@@ -32,6 +32,8 @@ use crate::listener::forward::pool::UpstreamLease;
 use crate::listener::forward::response_head;
 use crate::listener::forward::upstreams::Upstreams;
 use crate::listener::upstream_date::valid_date;
+use crate::runtime::work_context;
+use crate::runtime::work_context::WorkContext;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -301,7 +303,14 @@ impl ForwardedRequest {
             *error.esource() == ErrorSource::Upstream && self.abort_code.is_none();
         if is_upstream_failure && let Some(lease) = &self.lease {
             lease.report(false);
-            lease.log_failure(error.etype().as_str(), &error.to_string());
+            let context = WorkContext {
+                request: Some(self.pass.request.clone()),
+                trace: Some(self.pass.trace),
+                operation: None,
+            };
+            work_context::run_within(context, || {
+                lease.log_failure(error.etype().as_str(), &error.to_string());
+            });
         }
         // An upstream may have carried out what it did not answer. Only requests that may be sent twice are sent
         // again.

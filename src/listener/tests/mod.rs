@@ -33,8 +33,8 @@ use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::RequestHead;
 use crate::model::OperationSeq;
+use crate::model::OperatorQuery;
 use crate::model::RequestId;
-use crate::model::Showing;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry::Metrics;
@@ -54,13 +54,21 @@ impl Operator for NoOperations {
     fn is_token(&self, _token: &[u8]) -> bool {
         false
     }
-    async fn list(
-        &self,
-        _showing: Showing,
-        _before: Option<OperationSeq>,
-        _limit: u16,
-    ) -> Result<Vec<serde_json::Value>, OperatorError> {
+    async fn list(&self, _query: OperatorQuery) -> Result<Vec<serde_json::Value>, OperatorError> {
         Ok(Vec::new())
+    }
+    async fn log_level(&self) -> Result<serde_json::Value, OperatorError> {
+        Ok(serde_json::Value::Null)
+    }
+    async fn change_log_level(
+        &self,
+        _change: LogLevelChange,
+        _caller: OperatorCaller<'_>,
+    ) -> Result<serde_json::Value, OperatorError> {
+        Ok(serde_json::Value::Null)
+    }
+    async fn examine(&self) -> Result<serde_json::Value, OperatorError> {
+        Ok(serde_json::Value::Null)
     }
     async fn show(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
         Err(OperatorError::NoSuchOperation(seq.to_string()))
@@ -166,6 +174,7 @@ impl Handler for Script {
             response: response.body(Bytes::from(text)).unwrap(),
             pieces: pieces.filter(|_| !head_only),
             request: RequestId::new("r").unwrap(),
+            trace: None,
             client: head.peer,
             route: "test",
             method: if head_only { "HEAD" } else { "GET" },

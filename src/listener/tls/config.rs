@@ -7,6 +7,7 @@ use rustls::server::danger::ClientCertVerifier;
 
 use crate::listener::tls::Certificate;
 use crate::listener::tls::ClientCertificates;
+use crate::listener::tls::SharedTicketKeys;
 use crate::listener::tls::TlsError;
 use crate::listener::tls::client_certificate;
 use crate::listener::tls::sni::SniResolver;
@@ -18,6 +19,7 @@ pub struct Tls {
     names: Arc<SniResolver>,
     clients: ClientCertificates,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ticket_keys: Option<Arc<SharedTicketKeys>>,
 }
 
 impl Tls {
@@ -34,7 +36,15 @@ impl Tls {
             verifier: client_certificate::build_verifier(&clients)?,
             certificates,
             clients,
+            ticket_keys: None,
         })
+    }
+
+    /// Uses these keys for session tickets, instead of keys of this process.
+    #[must_use]
+    pub fn with_ticket_keys(mut self, keys: Option<SharedTicketKeys>) -> Self {
+        self.ticket_keys = keys.map(Arc::new);
+        self
     }
 
     /// The certificates, in order.
@@ -51,6 +61,10 @@ impl Tls {
 
     pub(super) fn resolver(&self) -> &Arc<SniResolver> {
         &self.names
+    }
+
+    pub(super) const fn ticket_keys(&self) -> Option<&Arc<SharedTicketKeys>> {
+        self.ticket_keys.as_ref()
     }
 
     pub(super) const fn verifier(&self) -> Option<&Arc<dyn ClientCertVerifier>> {

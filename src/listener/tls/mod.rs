@@ -6,6 +6,7 @@ mod client_trust;
 mod config;
 mod error;
 mod handshakes;
+mod session_tickets;
 mod sni;
 #[cfg(test)]
 pub(super) mod tests;
@@ -14,6 +15,8 @@ pub use certificate::Certificate;
 pub use client_certificate::ClientCertificates;
 pub use config::Tls;
 pub use error::TlsError;
+pub use session_tickets::SharedTicketKeys;
+pub use session_tickets::TicketKeysError;
 
 pub(super) use client_trust::NoLongerValid;
 pub(super) use client_trust::PresentedCertificate;

@@ -1,9 +1,11 @@
 //! An operator at the store while no gateway runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Fixture;
 use crate::adapters::adapter::Recovery;
+use crate::model::OperatorQuery;
 use crate::model::Phase;
 use crate::model::Showing;
 use crate::operations::OfflineStore;
@@ -47,9 +49,20 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
         (Showing::All, 9, vec![running, lost]),
         (Showing::All, 1, vec![running]),
         (Showing::All, 0, vec![]),
+        (Showing::Queued, 9, vec![]),
+        (Showing::Running, 9, vec![running]),
+        (Showing::Failed, 9, vec![]),
+        // Its backend is configured.
+        (Showing::Held, 9, vec![]),
     ];
+    let backends = BTreeSet::from([open.show(running).await.unwrap().backend.clone()]);
     for (showing, most, expected) in rows {
-        let found = open.list(showing, None, most).await.unwrap();
+        let query = OperatorQuery {
+            showing,
+            limit: most,
+            ..OperatorQuery::default()
+        };
+        let found = open.list(&query, &backends).await.unwrap();
         let found: Vec<_> = found.iter().map(|operation| operation.seq).collect();
         assert_eq!(found, expected, "{showing:?}, at most {most}");
     }
@@ -68,7 +81,23 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
         matches!(refused, Err(OfflineStoreError::NoSuchOperation(_))),
         "never was: {refused:?}"
     );
-    let older = open.list(Showing::All, Some(running), 9).await.unwrap();
+    let held = OperatorQuery {
+        showing: Showing::Held,
+        ..OperatorQuery::page()
+    };
+    let found = open.list(&held, &BTreeSet::new()).await.unwrap();
+    assert_eq!(
+        found.first().map(|operation| operation.seq),
+        Some(running),
+        "held without its backend"
+    );
+    let attention = open.attention().await.unwrap();
+    assert_eq!(attention.unknown, 1, "one outcome to look at");
+    let older = OperatorQuery {
+        older_than: Some(running),
+        ..OperatorQuery::page()
+    };
+    let older = open.list(&older, &backends).await.unwrap();
     assert_eq!(
         older.first().map(|operation| operation.seq),
         Some(lost),
@@ -85,7 +114,11 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
         (Arc::clone(&seen), false),
         "once"
     );
-    let left = open.list(Showing::Unknown, None, 9).await.unwrap();
+    let unknown = OperatorQuery {
+        showing: Showing::Unknown,
+        ..OperatorQuery::page()
+    };
+    let left = open.list(&unknown, &backends).await.unwrap();
     assert!(left.is_empty(), "nothing is left to look at");
     open.close().await;
 

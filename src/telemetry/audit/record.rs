@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::Serializer;
 
 use crate::model::Timestamp;
+use crate::model::TraceId;
 use crate::telemetry::escape;
 
 /// The origin of a request as recorded in the trail.
@@ -63,6 +64,9 @@ pub struct AuditRecord<'a> {
     pub operation: Option<u64>,
     /// The id of the request.
     pub request: Option<&'a str>,
+    /// The trace that the request or operation is a part of.
+    #[serde(serialize_with = "serialize_optional_display")]
+    pub trace_id: Option<TraceId>,
 }
 
 impl AuditRecord<'_> {
@@ -85,6 +89,7 @@ impl AuditRecord<'_> {
             reason: None,
             operation: None,
             request: None,
+            trace_id: None,
         }
     }
 }
@@ -98,12 +103,12 @@ fn serialize_display<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S:
 }
 
 #[expect(clippy::ref_option, reason = "serde hands in a reference")]
-fn serialize_optional_display<S: Serializer>(
-    number: &Option<u64>,
+fn serialize_optional_display<S: Serializer, T: std::fmt::Display>(
+    value: &Option<T>,
     to: S,
 ) -> Result<S::Ok, S::Error> {
-    match number {
-        Some(number) => to.collect_str(number),
+    match value {
+        Some(value) => to.collect_str(value),
         None => to.serialize_none(),
     }
 }

@@ -29,6 +29,7 @@ fn record<'a>(note: Option<&'a str>) -> AuditRecord<'a> {
         note,
         operation: Some(118_529_990_416_400_384),
         request: Some("r-1"),
+        trace_id: Some(crate::model::TraceId::from_bits(7)),
         ..AuditRecord::new(Timestamp::from_millis(0), "restore", "refused")
     }
 }
@@ -66,7 +67,7 @@ impl Write for Disk {
 
 /// Every member of a record, in order.
 const MEMBERS: &str = "time principal token claimed client action backend vm backup note outcome code reason operation \
-    request previous";
+    request trace_id previous";
 
 fn members(line: &str) -> Vec<String> {
     let bare = line.trim_start_matches('{').trim_end_matches('}');

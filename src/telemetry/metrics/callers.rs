@@ -68,8 +68,8 @@ impl CallerMetrics {
         })
     }
 
-    /// Counts a credential check. `result` is `remembered`, `verified`, `token`, `certificate`, `refused`, `locked_out` or
-    /// `no_keys`.
+    /// Counts a credential check. `result` is `remembered`, `verified`, `token`, `certificate`, `refused`, `locked_out`,
+    /// `queue_full` or `no_keys`.
     pub fn record_credential_check(&self, result: &str) {
         self.credential_checks.with_label_values(&[result]).inc();
     }

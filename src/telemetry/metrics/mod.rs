@@ -3,6 +3,7 @@
 mod backends;
 mod callers;
 mod operations;
+mod own_process;
 mod passthrough;
 mod process;
 mod register;
@@ -19,6 +20,8 @@ pub use requests::WaiterGuard;
 use prometheus::Encoder;
 use prometheus::Registry;
 use prometheus::TextEncoder;
+
+use crate::telemetry::metrics::own_process::OwnProcess;
 
 /// Every metric of one gateway, in a registry of its own.
 #[derive(Clone, Debug)]
@@ -63,6 +66,7 @@ impl Metrics {
             registry,
         };
         metrics.process.export_zeros();
+        metrics.registry.register(Box::new(OwnProcess::new()?))?;
         Ok(metrics)
     }
 
@@ -126,6 +130,7 @@ mod tests {
         metrics.process.record_panic("listener");
         metrics.process.record_audit_error("write");
         metrics.process.record_lost_audit_records(1);
+        metrics.process.record_spans("exported", 1);
         metrics.callers.record_refused_credentials("expired");
         metrics
     }
@@ -153,7 +158,8 @@ mod tests {
         let text = std::fs::read_to_string("docs/metrics.md").unwrap();
         let listed: BTreeSet<String> = text
             .lines()
-            .filter(|line| line.starts_with("| `snapgate_") && line.matches(" | ").count() == 3)
+            .filter(|line| line.starts_with("| `snapgate_") || line.starts_with("| `process_"))
+            .filter(|line| line.matches(" | ").count() == 3)
             .map(|line| line.rsplit_once(" | ").unwrap().0.to_owned() + " |")
             .collect();
         assert_eq!(

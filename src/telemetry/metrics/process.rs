@@ -20,6 +20,7 @@ pub struct ProcessMetrics {
     panics: IntCounterVec,
     audit_errors: IntCounterVec,
     audit_records_lost: IntCounterVec,
+    trace_spans: IntCounterVec,
 }
 
 impl ProcessMetrics {
@@ -71,6 +72,12 @@ impl ProcessMetrics {
                 "Records missing from the audit trail.",
                 &[],
             )?,
+            trace_spans: counter(
+                registry,
+                "snapgate_trace_spans_total",
+                "Spans of traces for the collector of [tracing], by result.",
+                &["result"],
+            )?,
         })
     }
 
@@ -115,6 +122,11 @@ impl ProcessMetrics {
         self.audit_records_lost
             .with_label_values::<&str>(&[])
             .inc_by(count);
+    }
+
+    /// Counts spans of traces. `result` is `exported`, `failed` or `dropped`.
+    pub fn record_spans(&self, result: &str, count: u64) {
+        self.trace_spans.with_label_values(&[result]).inc_by(count);
     }
 
     /// Counts a caught panic by room.

@@ -18,7 +18,8 @@ use crate::source_tree::read_rust_below;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("runtime", &["model"]),
-    ("telemetry", &["model"]),
+    // Log lines name what the running task works for.
+    ("telemetry", &["model", "runtime"]),
     // Declared keys and their reading, below those who declare keys: the configuration and each adapter.
     ("schema", &["model"]),
     ("adapters", &["model", "runtime", "telemetry", "schema"]),
@@ -53,6 +54,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["model", "runtime", "adapters"]),
+    // Knows the public API alone, so that it works with any server that speaks it.
+    ("client", &["model"]),
     (
         "cli",
         &[
@@ -67,6 +70,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "app",
             "demo",
+            "client",
         ],
     ),
     ("lib", &[]),

@@ -72,7 +72,7 @@ impl Logged {
         let text = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
         let mut found = BTreeMap::new();
         for line in lines.filter(|record: &Value| record["target"] == "snapgate::access") {
-            let (id, method) = (text(&line, "request"), text(&line, "method"));
+            let (id, method) = (text(&line, "request_id"), text(&line, "method"));
             let before = found.insert(id, (method, text(&line, "path")));
             assert!(before.is_none(), "logged once: {line}");
         }

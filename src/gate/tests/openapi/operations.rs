@@ -85,6 +85,7 @@ const ANY: &[Code] = &[
 const KNOWN: &[Code] = &[
     Code::Unauthenticated,
     Code::KeysUnavailable,
+    Code::LoginQueueFull,
     Code::TooManyAttempts,
     Code::RateLimited,
     Code::TooManyAtOnce,

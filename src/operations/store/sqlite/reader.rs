@@ -133,7 +133,7 @@ impl Readers {
         record::decode(text).map(Arc::new).map_err(|error| {
             let mut set_aside = self.set_aside.lock();
             if set_aside.len() < SET_ASIDE_MAX && set_aside.insert(*seq) {
-                tracing::error!(seq, %error, "operation record not readable");
+                tracing::error!(operation = seq, %error, "operation record not readable");
             }
             StoreError::Unavailable(format!("record {seq}: {error}"))
         })

@@ -1,0 +1,243 @@
+//! Log lines and access log lines as text or JSON, and the process-wide audit trail.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Format;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::model::TraceContext;
+use crate::telemetry::AuditRecord;
+use crate::telemetry::AuditTrail;
+use crate::telemetry::AuditWriteError;
+use crate::telemetry::LineFormat;
+use crate::telemetry::LogLevel;
+use crate::telemetry::LogLevelError;
+use crate::telemetry::Metrics;
+use crate::telemetry::context_fields::TextLines;
+use crate::telemetry::escape::Escaping;
+use crate::telemetry::journal::JournalLayer;
+use crate::telemetry::json_lines::JsonLines;
+use crate::telemetry::log_level::FilterParts;
+use crate::telemetry::log_level::LevelSwitch;
+
+static TRAIL: OnceLock<Arc<AuditTrail>> = OnceLock::new();
+static LEVEL: OnceLock<LevelSwitch> = OnceLock::new();
+
+/// Why logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level is not a filter.
+    #[error(transparent)]
+    Level(#[from] LogLevelError),
+    /// The audit trail file cannot be opened.
+    #[error("cannot open audit trail {}", .file.display())]
+    Audit {
+        /// Which file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Logging was started before.
+    #[error("logging is already initialized")]
+    Again,
+}
+
+/// One completed request. Text from clients is escaped in both formats.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessRecord<'a> {
+    /// The id of the request.
+    pub request: &'a str,
+    /// The trace that the request is a part of.
+    pub trace: Option<TraceContext>,
+    /// The address the connection came from.
+    pub peer: &'a str,
+    /// The address of the client: the peer, or the one that a trusted proxy forwarded.
+    pub client: &'a str,
+    /// The method, a bounded word.
+    pub method: &'a str,
+    /// The route, a bounded word.
+    pub route: &'a str,
+    /// The status code of the response.
+    pub status: u16,
+    /// Bytes of the response body.
+    pub bytes: u64,
+    /// From receiving the request head to sending the last byte of the response.
+    pub took: Duration,
+    /// The authenticated caller, if there is one.
+    pub principal: Option<&'a str>,
+    /// The request target, as sent.
+    pub target: &'a str,
+    /// The `User-Agent` of the client.
+    pub user_agent: Option<&'a str>,
+    /// The operation that was accepted or joined.
+    pub operation: Option<u64>,
+    /// The configured name of the pass-through route.
+    pub passthrough: Option<&'a str>,
+    /// The upstream that received the request, as the configured host and port.
+    pub upstream: Option<&'a str>,
+}
+
+/// What is logged, and where the audit trail is written.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The format of log lines.
+    pub format: LineFormat,
+    /// Whether standard error goes to the journal of systemd, so that lines are sent there as entries with fields.
+    pub journal: bool,
+    /// A `tracing-subscriber` filter.
+    pub level: String,
+    /// Filter directives for noisy libraries, which `level` can override; may be empty.
+    pub quiet: &'static str,
+    /// Whether every request is logged.
+    pub access: bool,
+    /// The file of the audit trail; standard error when absent.
+    pub audit: Option<PathBuf>,
+    /// Whether changes are refused while the audit trail cannot be written.
+    pub audit_required: bool,
+}
+
+/// Sends logs, those of the `log` crate included, to standard error and the audit trail to its file. Once per process.
+///
+/// # Errors
+/// [`LogError`]; logging is then not set up.
+pub fn init_logging(config: LogConfig, metrics: Arc<Metrics>) -> Result<(), LogError> {
+    let (made, switch) = subscriber(&config, io::stderr)?;
+    // Before the trail is opened: opening it can log that its last line is incomplete.
+    tracing_subscriber::util::SubscriberInitExt::try_init(made)
+        .map_err(|_error| LogError::Again)?;
+    LEVEL.set(switch).map_err(|_switch| LogError::Again)?;
+    let file = config.audit.clone().unwrap_or_default();
+    let trail = AuditTrail::open(config.audit, config.audit_required, metrics);
+    let trail = trail.map_err(|source| LogError::Audit { file, source })?;
+    TRAIL.set(Arc::new(trail)).map_err(|_trail| LogError::Again)
+}
+
+/// A subscriber that writes log lines, and what changes its level.
+type SwitchedSubscriber = (Box<dyn Subscriber + Send + Sync>, LevelSwitch);
+
+/// Builds the subscriber that writes log lines to `writer`.
+fn subscriber<W>(config: &LogConfig, writer: W) -> Result<SwitchedSubscriber, LogError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let parts = FilterParts {
+        quiet: config.quiet,
+        access: config.access,
+    };
+    let (filter, switch) = LevelSwitch::new(parts, &config.level)?;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(Escaping {
+            inner: writer,
+            format: config.format,
+        });
+    let journal = if config.journal {
+        // Without the journal's socket the lines still arrive there, as text.
+        JournalLayer::connect().ok()
+    } else {
+        None
+    };
+    let lines = match config.format {
+        LineFormat::Text | LineFormat::Json if journal.is_some() => journal.boxed(),
+        LineFormat::Text => {
+            let format = Format::default().with_ansi(false);
+            lines.event_format(TextLines(format)).boxed()
+        }
+        LineFormat::Json => lines.event_format(JsonLines).boxed(),
+    };
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+    Ok((Box::new(subscriber), switch))
+}
+
+/// The level of log lines; `None` before [`init_logging`].
+#[must_use]
+pub fn log_level() -> Option<LogLevel> {
+    LEVEL.get().map(LevelSwitch::level)
+}
+
+/// Applies another level from now on, or the configured one without one. The access log and the audit trail stay as they are.
+///
+/// # Errors
+/// [`LogLevelError`]; nothing was changed.
+pub fn set_log_level(level: Option<&str>) -> Result<LogLevel, LogLevelError> {
+    let switch = LEVEL.get().ok_or(LogLevelError::NotStarted)?;
+    switch.change(level, None)
+}
+
+/// Returns to the configured level, unless the level was changed again since that change.
+pub fn undo_log_level(change: &LogLevel) {
+    if let Some(switch) = LEVEL.get()
+        && let Err(error) = switch.change(None, Some(change.changes))
+    {
+        tracing::warn!(%error, "log level not restored");
+    }
+}
+
+/// Whether access log lines are written. Callers skip building a record when they are not.
+#[must_use]
+pub fn is_access_logged() -> bool {
+    tracing::enabled!(target: "snapgate::access", tracing::Level::INFO)
+}
+
+/// Writes one access log line.
+pub fn log_access(record: &AccessRecord<'_>) {
+    tracing::info!(
+        target: "snapgate::access",
+        request_id = record.request,
+        trace_id = record
+            .trace
+            .map(|context| tracing::field::display(context.trace)),
+        peer = record.peer,
+        client = record.client,
+        method = record.method,
+        route = record.route,
+        status = record.status,
+        bytes = record.bytes,
+        took_us = u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX),
+        principal = record.principal,
+        path = record.target,
+        user_agent = record.user_agent,
+        operation = record.operation.map(tracing::field::display),
+        passthrough = record.passthrough,
+        upstream = record.upstream,
+        "request"
+    );
+}
+
+/// Appends one audit record; does nothing before [`init_logging`]. A failed write is counted and logged.
+pub fn record_audit(record: &AuditRecord<'_>) {
+    if let Some(trail) = TRAIL.get()
+        && let Err(error) = trail.append(record)
+    {
+        // `append` has logged and counted the failure.
+        tracing::trace!(%error, "audit record not written");
+    }
+}
+
+/// Appends an audit record before the change that it describes, if changes require the audit trail (`log.audit_required`).
+///
+/// # Errors
+/// [`AuditWriteError`]: the change must not be made.
+pub fn record_audit_before_change(record: &AuditRecord<'_>) -> Result<(), AuditWriteError> {
+    match TRAIL.get() {
+        Some(trail) if trail.is_required() => trail.append(record),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Reopens the audit trail file after log rotation moved it.
+pub fn reopen_audit_trail() {
+    if let Some(trail) = TRAIL.get() {
+        trail.reopen();
+    }
+}
+
+#[cfg(test)]
+mod tests;
