@@ -49,6 +49,7 @@ fn a_reset_makes_the_demo_as_it_was_at_first_and_keeps_what_is_not_the_demos() {
     let process = start(&folder, &[]);
     let printed = process.printed.join("\n");
     for expected in [
+        "/ui/ and sign in as demo with the password demo",
         "five digits",
         "six digits",
         "demo --reset --dir",
@@ -58,6 +59,7 @@ fn a_reset_makes_the_demo_as_it_was_at_first_and_keeps_what_is_not_the_demos() {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
     let client = demo(&process);
+    assert_eq!(client.get("/ui/").status, 200, "the page that it names");
     let deleted = client.delete("/vms/333333/backups/456");
     assert_eq!(deleted.status, 202, "the first time");
     client.finished(deleted.json()["status_uri"].as_str().unwrap());

@@ -1,12 +1,12 @@
 //! The page at `/ui/` in a real Chromium against whole gateways. The scenarios are in `tests/page/`; `.ci/run` installs the
 //! libraries that they use into `target/page`.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -49,11 +49,11 @@ fn require_browser() {
 }
 
 /// Runs a scenario to its end; `act` does what it asks for on the way.
-fn play(scenario: &str, api: SocketAddr, arguments: &[&str], mut act: impl FnMut(&str)) {
+fn play(scenario: &str, host: impl Display, arguments: &[&str], mut act: impl FnMut(&str)) {
     let mut child = Command::new("node")
         .arg(SCRIPT)
         .arg(scenario)
-        .arg(format!("http://{api}"))
+        .arg(format!("http://{host}"))
         .args(arguments)
         .env("PAGE_MODULES", MODULES)
         .stdin(Stdio::piped())
@@ -329,6 +329,27 @@ fn who_may_not_delete_reads_why_on_the_page() {
     let site = Site::start();
     site.back_up();
     site.play("no_right", &["web01", "nightly"]);
+}
+
+#[apply(test)]
+fn the_page_leads_to_the_public_address_where_changes_are_refused() {
+    let site = Site::start();
+    site.back_up();
+    let api = site.process.api;
+    let public = format!("http://{api}/ui/");
+    let other = format!("localhost:{}", api.port());
+    play(
+        "other_address",
+        &other,
+        &["web01", "nightly", &public],
+        nothing_is_asked_for,
+    );
+    assert!(!site.is_restored(), "the disk was left alone");
+}
+
+#[apply(test)]
+fn a_hidden_tab_of_the_page_gives_its_stream_back() {
+    Site::start().play("hidden_tab", &[]);
 }
 
 #[apply(test)]

@@ -101,3 +101,47 @@ export async function hostile_names(browser, vm, backup) {
   assert.equal(await tab.page.locator("img, script:not([type=module])").count(), 0, "no markup was made");
   tab.check();
 }
+
+/** At another address than the public one, changes are refused, and the page leads to the right one. */
+export async function other_address(browser, vm, backup, address) {
+  const tab = await browser.open();
+  await tab.signIn();
+  await tab.heading("VMs");
+  await tab.openBackup(vm, backup);
+  await tab.button(`Restore ${vm}\u2026`).click();
+  const dialog = tab.page.getByRole("dialog");
+  const link = dialog.getByRole("link", { name: address });
+  await link.waitFor();
+  assert.equal(await link.getAttribute("href"), address, "where changes are possible");
+  await dialog.getByLabel(/^Type the name/).fill(vm);
+  const submit = dialog.getByRole("button", { name: `Restore ${vm}`, exact: true });
+  assert.equal(await submit.getAttribute("aria-disabled"), "true", "nothing is done without a plan");
+  await tab.page.keyboard.press("Escape");
+  tab.check();
+}
+
+/** A tab that is not looked at gives its stream back, and goes on where it was when it is looked at again. */
+export async function hidden_tab(browser) {
+  const tab = await browser.open();
+  const { page } = tab;
+  await page.clock.install();
+  await tab.signIn();
+  await tab.heading("VMs");
+  const streams = () => tab.requests.filter((request) => request.headers.accept === "text/event-stream");
+  await eventually("the stream is open", async () => streams().length === 1);
+  let ended = 0;
+  page.on("requestfailed", (request) => {
+    if (request.headers().accept === "text/event-stream") ended += 1;
+  });
+  const setHidden = (isHidden) => page.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, isHidden);
+  await setHidden(true);
+  await page.clock.fastForward(61000);
+  await eventually("the stream is closed", async () => ended === 1);
+  assert.equal(streams().length, 1, "and not opened again");
+  await setHidden(false);
+  await eventually("the stream is open again", async () => streams().length === 2);
+  tab.check();
+}
