@@ -42,10 +42,8 @@ build_release() { # FOLDER OF THE SOURCES
 make_extras() {
   rm -rf "$extras"
   mkdir -p "$extras/man" "$extras/completions"
-  # STAGE: until the program has this command.
-  "$1" generate --help >/dev/null 2>&1 || return 0
-  "$1" generate man "$extras/man"
-  "$1" generate completions "$extras/completions"
+  "$1" generate man "$extras/man" >/dev/null
+  "$1" generate completions "$extras/completions" >/dev/null
   gzip -9n "$extras"/man/*.1
 }
 
@@ -62,6 +60,7 @@ make_rpm() {
   mkdir -p "$staged/files/usr/share/licenses/snapgate"
   dpkg-deb --extract "$dist/snapgate_${full}_$(dpkg --print-architecture).deb" "$staged/files"
   rm -rf "$staged/files/usr/share/doc/snapgate/copyright"
+  mv "$staged/files/usr/share/zsh/vendor-completions" "$staged/files/usr/share/zsh/site-functions"
   cp LICENSE "$staged/files/usr/share/licenses/snapgate/"
   rpmbuild -bb --quiet --define "_topdir $staged" --define "_rpmdir $staged/made" --define "staged $staged/files" \
     --define "package_version ${full%-*}" --define "package_release ${full##*-}" ${FAST:+--define "_binary_payload w1.gzdio"} config/package/rpm/snapgate.spec

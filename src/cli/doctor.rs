@@ -15,6 +15,7 @@ use crate::app::Finding;
 use crate::app::OperatorAccess;
 use crate::cli::CliError;
 use crate::cli::admin_port::AdminPort;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
@@ -27,9 +28,8 @@ const UNIT: &str = "snapgate.service";
 /// What to examine.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArguments {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The unit of systemd: a name, or the file of a unit with its drop-ins in FILE.d
     #[arg(long, value_name = "UNIT", default_value = UNIT)]
     unit: String,
@@ -40,7 +40,7 @@ pub(super) struct DoctorArguments {
 
 /// Examines and prints; whether nothing was found.
 pub(super) fn run(arguments: &DoctorArguments, output: &mut Output<'_>) -> Result<bool, CliError> {
-    let settings = config::load(&arguments.config, &config::environment)?;
+    let settings = config::load(&arguments.config.path(), &config::environment)?;
     let found = examine(&settings, &arguments.unit)?;
     let text = if arguments.json {
         format!("{}\n", serde_json::json!(found))

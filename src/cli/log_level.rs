@@ -1,6 +1,5 @@
 //! `snapgate log-level`: shows or changes the log level of the running gateway.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,15 +8,15 @@ use serde::Deserialize;
 
 use crate::cli::CliError;
 use crate::cli::admin_port::AdminPort;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::output::Output;
 use crate::config;
 
 /// Which level, and for how long.
 #[derive(Debug, Args)]
 pub(super) struct LogLevelArguments {
-    /// The configuration file of the running gateway
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The new level, such as debug or snapgate::adapters=trace,info; `reset` for the configured one; shown when absent
     level: Option<String>,
     /// Return to the configured level after this time, such as 15m [default: at the next restart]
@@ -33,7 +32,7 @@ struct LevelAnswer {
 
 /// Runs the command and prints the level.
 pub(super) fn run(arguments: &LogLevelArguments, output: &mut Output<'_>) -> Result<(), CliError> {
-    let settings = config::load(&arguments.config, &config::environment)?;
+    let settings = config::load(&arguments.config.path(), &config::environment)?;
     let gateway = AdminPort::find(&settings, "no gateway runs on this configuration")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

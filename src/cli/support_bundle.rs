@@ -21,6 +21,7 @@ use crate::app::OperatorAccess;
 use crate::app::OperatorName;
 use crate::cli::CliError;
 use crate::cli::admin_port::AdminPort;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::doctor;
 use crate::cli::output::Output;
 use crate::config;
@@ -39,9 +40,8 @@ const OPERATIONS: &str = "200";
 /// What to collect, and where to put it.
 #[derive(Debug, Args)]
 pub(super) struct BundleArguments {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The archive to write [default: snapgate-support.tar.gz]
     #[arg(long, value_name = "FILE", default_value = "snapgate-support.tar.gz")]
     output: PathBuf,
@@ -91,7 +91,7 @@ impl Bundle {
 /// Collects everything and writes the archive.
 pub(super) fn run(arguments: &BundleArguments, output: &mut Output<'_>) -> Result<(), CliError> {
     let mut bundle = Bundle::default();
-    let redacted = config::redact(&arguments.config, &config::environment);
+    let redacted = config::redact(&arguments.config.path(), &config::environment);
     let redacted = redacted.map(|redacted| {
         bundle.secrets = redacted.secrets;
         redacted.text
@@ -103,7 +103,7 @@ pub(super) fn run(arguments: &BundleArguments, output: &mut Output<'_>) -> Resul
         doctor::read_unit(&arguments.unit)
             .ok_or_else(|| format!("systemd has no unit {}", arguments.unit)),
     );
-    match config::load(&arguments.config, &config::environment) {
+    match config::load(&arguments.config.path(), &config::environment) {
         Ok(settings) => collect(&settings, arguments, &mut bundle)?,
         Err(problems) => bundle.add("problems.txt", Ok(format!("{problems}\n"))),
     }

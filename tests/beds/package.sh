@@ -19,10 +19,7 @@ fail() { printf "FAILED: %s\n" "$*" >&2; [ -z "$leader" ] || inside journalctl -
 
 install_tools() {
   apt-get install -y -qq --no-install-recommends binutils debootstrap procps rpm systemd-container >/dev/null
-  local tool
-  for tool in cargo-auditable cargo-deb; do
-    command -v "$tool" >/dev/null || cargo install --quiet --locked "$tool"
-  done
+  command -v cargo-deb >/dev/null || cargo install --quiet --locked cargo-deb
 }
 
 # The archive that this machine installs from.
@@ -272,12 +269,12 @@ replace_process() {
 
 # What a package must bring, besides the program.
 check_extras() {
-  inside snapgate generate --help >/dev/null 2>&1 || return 0
   inside sh -c 'zcat /usr/share/man/man1/snapgate.1.gz | grep -q "^\.TH"' || fail "$1: no man page"
   inside test -s /usr/share/bash-completion/completions/snapgate || fail "$1: no completions for bash"
   inside test -s /usr/share/zsh/vendor-completions/_snapgate || inside test -s /usr/share/zsh/site-functions/_snapgate || fail "$1: no completions for zsh"
-  inside bash -euc '. /usr/share/bash-completion/completions/snapgate; complete -p snapgate' >/dev/null || fail "$1: bash has no completions"
-  note "$1: man page and completions"
+  inside bash -ec '. /usr/share/bash-completion/completions/snapgate; complete -p snapgate' >/dev/null || fail "$1: bash has no completions"
+  [ "$(inside sh -c 'ls /usr/share/man/man1/snapgate*.1.gz | wc -l')" -gt 5 ] || fail "$1: commands have no man pages"
+  note "$1: man pages and completions"
 }
 
 all_files() {
@@ -335,6 +332,18 @@ check_rpm() {
   after=$(inside systemctl show -p MainPID --value snapgate)
   [ "$before" != "$after" ] || fail "rpm: the upgrade did not restart the gateway"
   note "rpm: upgraded"
+}
+
+# A secret that systemd hands to the unit alone.
+check_credentials() {
+  use_backends </dev/null
+  inside sh -euc '
+    chown root: /etc/snapgate/demo.hash
+    sed -i "s|file:/etc/snapgate/demo.hash|file:/run/credentials/snapgate.service/demo|" /etc/snapgate/snapgate.toml
+    printf "[Service]\nLoadCredential=demo:/etc/snapgate/demo.hash\n" >/etc/systemd/system/snapgate.service.d/demo.conf
+    systemctl daemon-reload'
+  restart
+  expect "a password hash that systemd hands over" 200 "$api/permissions"
 }
 
 erase_rpm() {
@@ -431,6 +440,7 @@ run() {
   boot
   check_debian
   check_rpm
+  check_credentials
   check_qemu
   check_libvirt
   erase_rpm

@@ -4,7 +4,6 @@ mod frame;
 mod sample;
 mod screen;
 
-use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use serde::Deserialize;
 
 use crate::cli::CliError;
 use crate::cli::admin_port::AdminPort;
+use crate::cli::config_file::ConfigFile;
 use crate::cli::output::Output;
 use crate::cli::top::frame::View;
 use crate::cli::top::sample::Sample;
@@ -29,9 +29,8 @@ const OPERATIONS: &str = "50";
 /// What to show.
 #[derive(Debug, Args)]
 pub(super) struct TopArguments {
-    /// The configuration file of the running gateway
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print one frame and end
     #[arg(long)]
     once: bool,
@@ -55,7 +54,7 @@ struct Look {
 
 /// Shows frames until a key ends it; one frame where there is no terminal.
 pub(super) fn run(arguments: &TopArguments, output: &mut Output<'_>) -> Result<(), CliError> {
-    let settings = config::load(&arguments.config, &config::environment)?;
+    let settings = config::load(&arguments.config.path(), &config::environment)?;
     let gateway = AdminPort::find(&settings, "no gateway runs on this configuration")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
