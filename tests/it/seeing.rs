@@ -520,3 +520,28 @@ fn top_shows_one_frame_as_text_and_redraws_a_terminal_until_q() {
         "given back: {text:?}"
     );
 }
+
+#[apply(test)]
+fn servers_behind_an_adapter_receive_the_trace() {
+    let server = Upstream::start();
+    let backend = format!(
+        "[[backend]]\nname = \"far\"\nkind = \"cloudapi\"\nvms = [\"far*\"]\nretries = 0\n[backend.cloudapi]\nurl = \"{}\"\n",
+        http(&server)
+    );
+    let ports = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    let gateway = Gateway::start(&format!("{ports}{SIM}{backend}"));
+    let proxy = gateway.client("alice").with("traceparent", PARENT);
+    // The server speaks no such API: what it answers does not matter.
+    proxy.get("/vms/far1/backups/b");
+    let seen = server.record.seen.lock().unwrap();
+    let traced = seen.iter().find(|seen| seen.target.contains("far1"));
+    let sent = traced
+        .expect("a call for the VM")
+        .field("traceparent")
+        .concat();
+    assert!(sent.contains(TRACE), "the trace of the proxy: {sent}");
+    assert!(
+        !sent.contains("b7ad6b7169203331"),
+        "a span of its own: {sent}"
+    );
+}
