@@ -113,7 +113,7 @@ impl TraceContext {
         })
     }
 
-    /// Work that this causes; `salt` tells its children apart.
+    /// Work that this causes; `salt` distinguishes its children.
     #[must_use]
     pub const fn child(self, salt: u64) -> Self {
         Self {

@@ -62,7 +62,8 @@ impl Logged {
 
 fn json_lines(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap();
-    let lines = text.lines();
+    // Warnings of the configuration come before the log begins.
+    let lines = text.lines().filter(|line| !line.starts_with("warning: "));
     lines
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?}")))
         .collect()
@@ -476,6 +477,9 @@ fn top_shows_one_frame_as_text_and_redraws_a_terminal_until_q() {
     fs::write(&config, text.replace("50ms", "51ms")).unwrap();
     let alice = Client::new(gateway.process.api, "alice", "secret");
     alice.post("/vms/2/backups/456/restore", "").status_uri();
+    eventually("the first health check", || {
+        metric(gateway.process.admin, "snapgate_backend_up") > 0.0
+    });
     let (status, out, err) = run(&["top", "--once", "--interval", "200ms"], &config);
     assert_eq!((status, err.as_str()), (0, ""), "{out}");
     for expected in [
