@@ -118,7 +118,7 @@ fn doctor_says_what_is_wrong_why_and_what_to_do() {
     let is_named = found
         .iter()
         .any(|what| what.contains("backend[0].files.root"));
-    assert!(is_named, "the unit does not let it write: {found:?}");
+    assert!(is_named, "the unit protects the folder: {found:?}");
     // A clock that was ahead when the configuration was written.
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
     let file = fs::File::options().write(true).open(&config).unwrap();
