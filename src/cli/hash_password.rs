@@ -58,7 +58,7 @@ pub(super) fn read_password(output: &mut Output<'_>) -> Result<Secret, CliError>
     }
     let silent = EchoOff::new().map_err(io::Error::from)?;
     let first = ask(output, "Password: ")?;
-    // Nobody sees what was typed, so a mistyped password would be found at the first login.
+    // What is typed is not shown, so a mistyped password would be found at the first login.
     let again = ask(output, "Repeat the password: ")?;
     drop(silent);
     if first == again {

@@ -131,11 +131,8 @@ fn settings(
         .and_then(|section| trace_export::read(reader, &section, source));
     let (backends, placements) = backends::read(reader, root, source);
     let sections = [operations_section, log_section, authentication_section];
-    let paths = (
-        operations.as_ref(),
-        logging.as_ref(),
-        people.tokens_file.as_deref(),
-    );
+    let tokens = people.tokens_file.as_deref();
+    let paths = (operations.as_ref(), logging.as_ref(), tokens);
     separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
     let server = server?;
     let addresses = server.addresses?;

@@ -19,6 +19,8 @@ use crate::schema::Table;
 pub const REDACTED: &str = "[redacted]";
 /// Shorter texts are not looked for: they would be found everywhere.
 const SECRET_BYTES_MIN: usize = 4;
+/// The same for the last part of a secret.
+const SECRET_PART_BYTES_MIN: usize = 8;
 
 /// A configuration file without its secrets, and the secrets.
 #[derive(Debug)]
@@ -142,6 +144,11 @@ impl Redaction<'_> {
         let is_reference = text.starts_with("file:") || text.starts_with("env:");
         // A secret that cannot be read cannot be in what the program wrote.
         if let Ok(secret) = self.source.resolve(text, self.folder) {
+            // Of `USER@REALM!ID=SECRET` and `Bearer SECRET` the last part is the secret, and may be found alone.
+            let part = secret.rsplit(['=', ' ']).next().unwrap_or_default();
+            if part.len() >= SECRET_PART_BYTES_MIN {
+                self.secrets.push(Secret::new(part.to_owned()));
+            }
             self.secrets.push(Secret::new(secret));
         }
         if is_reference {

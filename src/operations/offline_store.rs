@@ -66,7 +66,7 @@ impl OfflineStore {
         Ok(operator_actions::list_operations(&*self.store, query, backends).await?)
     }
 
-    /// How many records need an operator: unknown outcomes that nobody acknowledged, and records that cannot be read.
+    /// How many records need an operator: unknown outcomes that are not acknowledged, and records that cannot be read.
     ///
     /// # Errors
     /// When the store cannot be read.

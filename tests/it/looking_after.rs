@@ -115,10 +115,10 @@ fn doctor_says_what_is_wrong_why_and_what_to_do() {
     // The unit of the package, with the folders of this test in no drop-in.
     let unit = ["--unit", "config/systemd/snapgate.service"];
     let found = findings(&config, &unit, "sandbox");
-    let about_vms = found
+    let is_named = found
         .iter()
         .any(|what| what.contains("backend[0].files.root"));
-    assert!(about_vms, "the unit does not let it write: {found:?}");
+    assert!(is_named, "the unit protects the folder: {found:?}");
     // A clock that was ahead when the configuration was written.
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
     let file = fs::File::options().write(true).open(&config).unwrap();
@@ -256,7 +256,7 @@ fn a_support_bundle_holds_no_secret_of_the_configuration() {
     fs::write(&config, text.replace("SECRET_HASH", SECRET_HASH)).unwrap();
     // What a careless program might have written into its log.
     let log = folder.path().join("log");
-    // Number 7 is in a comment, which nobody can know for a secret, and 4 to 6 are in no key.
+    // Number 7 is in a comment, which no program can know for a secret, and 4 to 6 are in no key.
     let is_known = |secret: &&str| !(4..8).any(|number| secret.contains(&format!("-{number}-")));
     let known = secrets.iter().map(String::as_str).filter(is_known);
     let known: Vec<&str> = known.collect();

@@ -62,7 +62,8 @@ impl Logged {
 
 fn json_lines(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap();
-    let lines = text.lines();
+    // Warnings of the configuration come before the log begins.
+    let lines = text.lines().filter(|line| !line.starts_with("warning: "));
     lines
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?}")))
         .collect()
@@ -476,6 +477,9 @@ fn top_shows_one_frame_as_text_and_redraws_a_terminal_until_q() {
     fs::write(&config, text.replace("50ms", "51ms")).unwrap();
     let alice = Client::new(gateway.process.api, "alice", "secret");
     alice.post("/vms/2/backups/456/restore", "").status_uri();
+    eventually("the first health check", || {
+        metric(gateway.process.admin, "snapgate_backend_up") > 0.0
+    });
     let (status, out, err) = run(&["top", "--once", "--interval", "200ms"], &config);
     assert_eq!((status, err.as_str()), (0, ""), "{out}");
     for expected in [
@@ -518,5 +522,30 @@ fn top_shows_one_frame_as_text_and_redraws_a_terminal_until_q() {
     assert!(
         text.trim_end().ends_with("\u{1b}[?1049l"),
         "given back: {text:?}"
+    );
+}
+
+#[apply(test)]
+fn servers_behind_an_adapter_receive_the_trace() {
+    let server = Upstream::start();
+    let backend = format!(
+        "[[backend]]\nname = \"far\"\nkind = \"cloudapi\"\nvms = [\"far*\"]\nretries = 0\n[backend.cloudapi]\nurl = \"{}\"\n",
+        http(&server)
+    );
+    let ports = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    let gateway = Gateway::start(&format!("{ports}{SIM}{backend}"));
+    let proxy = gateway.client("alice").with("traceparent", PARENT);
+    // The server speaks no such API: what it answers does not matter.
+    proxy.get("/vms/far1/backups/b");
+    let seen = server.record.seen.lock().unwrap();
+    let traced = seen.iter().find(|seen| seen.target.contains("far1"));
+    let sent = traced
+        .expect("a call for the VM")
+        .field("traceparent")
+        .concat();
+    assert!(sent.contains(TRACE), "the trace of the proxy: {sent}");
+    assert!(
+        !sent.contains("b7ad6b7169203331"),
+        "a span of its own: {sent}"
     );
 }

@@ -46,7 +46,7 @@ pub(super) async fn check_backend(
                 Finding::new(
                     RIGHTS,
                     format!("backend {name}: {line}"),
-                    "Whoever takes over the gateway can use these rights too.",
+                    "An attacker who controls the gateway can use these rights too.",
                     "Remove the rights from the role of the gateway's credential; docs/adapters names the ones that are needed.",
                 )
             });

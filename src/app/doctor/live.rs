@@ -120,7 +120,7 @@ pub(super) fn needs_attention(attention: StoreAttention) -> Vec<Finding> {
         found.push(Finding::new(
             machine::STORE,
             format!("{unknown} operations have an unknown outcome"),
-            "Nobody has looked whether the VMs were changed.",
+            "The VMs may have been changed, and no operator has inspected them.",
             "Run: snapgate operations list --state unknown; inspect the VMs, then acknowledge (runbook SnapgateOutcomeUnknown).",
         ));
     }

@@ -28,7 +28,7 @@ const SUBJECTS: [WarningSubject; 4] = [
 const fn explanation(subject: WarningSubject) -> (&'static str, &'static str) {
     match subject {
         WarningSubject::SecretFiles => (
-            "Whoever can read it can act as a caller or as the gateway, and whoever can write it decides who may.",
+            "A user who can read it can act as a caller or as the gateway, and one who can write it decides who may.",
             "Correct the mode of the file.",
         ),
         WarningSubject::Certificates => (

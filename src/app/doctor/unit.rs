@@ -195,6 +195,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     fn folders_that_the_unit_protects_are_found() {
         let strict = "[Service]\nProtectSystem=strict\nStateDirectory=snapgate\n";
         let rows = [

@@ -24,14 +24,16 @@ impl Sample {
                 |(label, value): &(&str, &str)| has.get(*label).is_some_and(|has| has == value);
             series == name && labels.iter().all(fits)
         });
-        fitting.map(|(_, _, value)| value).sum()
+        // The sum of nothing is a negative zero, which would be shown as one.
+        fitting.map(|(_, _, value)| value).sum::<f64>() + 0.0
     }
 
     /// The sum of the series of that name for which a label fits.
     pub(super) fn sum_where(&self, name: &str, label: &str, fits: impl Fn(&str) -> bool) -> f64 {
         let of_name = self.series.iter().filter(|(series, _, _)| series == name);
         let fitting = of_name.filter(|(_, has, _)| has.get(label).is_some_and(|value| fits(value)));
-        fitting.map(|(_, _, value)| value).sum()
+        // The sum of nothing is a negative zero, which would be shown as one.
+        fitting.map(|(_, _, value)| value).sum::<f64>() + 0.0
     }
 
     /// Every value of a label of that series, each once.
