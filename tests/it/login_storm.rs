@@ -1,6 +1,5 @@
 //! Storms of wrong passwords: whom they delay, and what becomes of the rest.
 
-use std::fs;
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
