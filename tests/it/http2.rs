@@ -59,7 +59,7 @@ impl Secure {
     }
 
     fn connect_with(&self, builder: &h2::client::Builder) -> Connection {
-        Connection::with(self.gateway.api, self.certificate.clone(), builder)
+        Connection::new(self.gateway.api, self.certificate.clone(), builder)
     }
 }
 
@@ -114,15 +114,7 @@ async fn answer(response: ResponseFuture) -> Result<Answer, h2::Error> {
 }
 
 impl Connection {
-    /// A connection to a server with this certificate.
-    pub(crate) fn to(
-        address: SocketAddr,
-        certificate: rustls::pki_types::CertificateDer<'static>,
-    ) -> Self {
-        Self::with(address, certificate, &h2::client::Builder::new())
-    }
-
-    fn with(
+    fn new(
         address: SocketAddr,
         certificate: rustls::pki_types::CertificateDer<'static>,
         builder: &h2::client::Builder,
@@ -184,15 +176,6 @@ impl Connection {
                 (response,)
             }))
             .0
-    }
-
-    /// Sends a request without a body, unless the server has said that it takes no more on this connection.
-    pub(crate) fn try_begin(&self, head: Builder) -> Result<ResponseFuture, h2::Error> {
-        let request = head.body(()).unwrap();
-        self.runtime.block_on(within("a stream", async {
-            let mut requests = self.requests.clone().ready().await?;
-            Ok(requests.send_request(request, true)?.0)
-        }))
     }
 
     pub(crate) fn finish(&self, response: ResponseFuture) -> Result<Answer, h2::Error> {
