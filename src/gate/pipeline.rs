@@ -146,24 +146,28 @@ impl Gate {
             trace: Some(received.trace),
             operation: None,
         };
-        let decided = async {
-            if let Some(rest) = self.page_path(&received) {
-                report.route = page::ROUTE_NAME;
-                let limits = &self.services.config.limits;
-                let page = page::answer(&received, rest, limits, &mut body).await;
-                return page.map(Decided::Draft);
+        let result = {
+            // Pinned where they are: both futures are large, and each scope around them would copy them.
+            let decided = std::pin::pin!(async {
+                if let Some(rest) = self.page_path(&received) {
+                    report.route = page::ROUTE_NAME;
+                    let limits = &self.services.config.limits;
+                    let page = page::answer(&received, rest, limits, &mut body).await;
+                    return page.map(Decided::Draft);
+                }
+                if let Some(pass) = self.pass_through(&received, &mut report).await? {
+                    return Ok(Decided::PassThrough(Box::new(pass)));
+                }
+                let hops = hop_count::of(head.headers);
+                let answer = self.answer(&received, preferences, &mut body, &mut report);
+                let answer = std::pin::pin!(answer);
+                hop_count::within(hops, answer).await.map(Decided::Draft)
+            });
+            match work_context::within(context, decided).await {
+                Ok(Decided::PassThrough(pass)) => return GateDecision::PassThrough(pass),
+                Ok(Decided::Draft(draft)) => Ok(draft),
+                Err(refusal) => Err(refusal),
             }
-            if let Some(pass) = self.pass_through(&received, &mut report).await? {
-                return Ok(Decided::PassThrough(Box::new(pass)));
-            }
-            let hops = hop_count::of(head.headers);
-            let answer = self.answer(&received, preferences, &mut body, &mut report);
-            hop_count::within(hops, answer).await.map(Decided::Draft)
-        };
-        let result = match work_context::within(context, decided).await {
-            Ok(Decided::PassThrough(pass)) => return GateDecision::PassThrough(pass),
-            Ok(Decided::Draft(draft)) => Ok(draft),
-            Err(refusal) => Err(refusal),
         };
         let close = body.is_left_unread();
         let metrics = &self.services.metrics;

@@ -26,8 +26,8 @@ pub struct WorkContext {
 }
 
 /// Runs the work for this.
-pub async fn within<F: Future>(context: WorkContext, work: F) -> F::Output {
-    CONTEXT.scope(context, work).await
+pub fn within<F: Future>(context: WorkContext, work: F) -> impl Future<Output = F::Output> {
+    CONTEXT.scope(context, work)
 }
 
 /// Runs the work for what the present task works for, whichever task runs it.

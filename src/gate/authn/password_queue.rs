@@ -260,7 +260,7 @@ impl PasswordQueue {
     #[cfg(test)]
     fn waiting(&self) -> usize {
         let state = self.state.lock();
-        state.clean.count + state.failed.count
+        state.clean.count.saturating_add(state.failed.count)
     }
 }
 
