@@ -111,7 +111,7 @@ fn settings(
     let is_safe = plaintext || encryption.is_wanted();
     let server = section(&tables::server::TABLE)
         .map(|section| server(reader, &section, fixed, (is_safe, encryption.is_wanted())));
-    let limit = section(&tables::limits::TABLE);
+    let limits = section(&tables::limits::TABLE).map(|section| all_limits(&section));
     let specification =
         section(&tables::specification::TABLE).map(|section| specification(reader, &section));
     let lockout = section(&tables::lockout::TABLE).map(|section| lockout(&section));
@@ -136,6 +136,7 @@ fn settings(
     separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
     let server = server?;
     let addresses = server.addresses?;
+    let (listener_limits, gate_limits) = limits?;
     Some(Settings {
         listener: listener::Config {
             listen: addresses.listen,
@@ -143,7 +144,7 @@ fn settings(
             tls: encryption.ready(),
             drain: server.drain,
             drain_notice: server.drain_notice,
-            limits: limit.as_ref().map(listener_limits)?,
+            limits: listener_limits,
         },
         gate: gate::Config {
             public_url: server.public_url?,
@@ -157,7 +158,7 @@ fn settings(
             grants: people.grants,
             placements,
             passthrough,
-            limits: limit.as_ref().map(gate_limits)?,
+            limits: gate_limits,
         },
         key_sources: people.key_sources,
         upstreams,
@@ -408,6 +409,11 @@ fn rates(section: &Section<'_>) -> gate::RateLimits {
         address_concurrent: section.read_usize(&key::ADDRESS_CONCURRENT),
         principal_waiters: section.read_usize(&key::PRINCIPAL_WAITERS),
     }
+}
+
+/// `[limits]`, read as a whole: every error in it is reported, whatever else is wrong.
+fn all_limits(section: &Section<'_>) -> (listener::Limits, gate::Limits) {
+    (listener_limits(section), gate_limits(section))
 }
 
 fn gate_limits(section: &Section<'_>) -> gate::Limits {

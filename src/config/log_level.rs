@@ -29,6 +29,7 @@ const PARTS: &[&str] = &[
     "app",
     "audit",
     "cli",
+    "client",
     "config",
     "demo",
     "gate",
