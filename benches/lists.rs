@@ -285,7 +285,7 @@ fn create(vm: &VmId, number: u64) -> Intent {
 }
 
 async fn run_create(files: &Files, vm: &VmId, number: u64) {
-    // A key that was used before would be taken for a repeated request, of whatever VM.
+    // A key that was used before makes this a repeated request, whatever the VM.
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let seq = NEXT.fetch_add(1, Ordering::Relaxed);
     let key = RequestKey(OperationSeq::new(seq).unwrap());

@@ -1,7 +1,7 @@
 //! Who waits for a password check, how many, and whose turn is next.
 //!
 //! A check costs tens of milliseconds of a core, so a storm of wrong passwords asks for more of them than there can be. The queue is
-//! short: whoever would wait longer than about [`limits::PASSWORD_WAIT`] is refused at once and may try again. Clients take turns,
+//! short: a request that would wait longer than about [`limits::PASSWORD_WAIT`] is refused at once and may try again. Clients take turns,
 //! so one that sends many requests waits behind one that sends a few. Clients whose address had no wrong password lately have a lane
 //! of their own, which goes first three times out of four, and one place is never given to the others.
 
@@ -133,7 +133,7 @@ impl QueueState {
         }
     }
 
-    /// Whether a client of this standing can begin, whoever waits.
+    /// Whether a client of this standing can begin, however many wait.
     const fn has_place(&self, standing: ClientStanding) -> bool {
         match standing {
             ClientStanding::Clean => self.free > 0,
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_queue_is_refused_and_whoever_has_most_in_it_makes_room() {
+    async fn a_full_queue_refuses_and_the_client_with_most_entries_makes_room() {
         let queue = PasswordQueue::new(1);
         for _ in 0..100 {
             queue.record_check(limits::PASSWORD_WAIT);

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_is_read_by_whoever_has_its_key_and_by_no_other() {
+    fn a_ticket_is_read_with_its_key_alone() {
         let (one, two) = (line('1'), line('2'));
         let first = keys(std::slice::from_ref(&one));
         let ticket = first.encrypt(b"session").unwrap();
