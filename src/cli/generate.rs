@@ -20,6 +20,12 @@ pub(super) const COMPLETION_VARIABLE: &str = "COMPLETE";
 /// The name of the program, in man pages and completion.
 const PROGRAM: &str = "snapgate";
 
+/// zsh finds completion by the name of its file.
+const ZSH_FILE: &str = "_snapgate";
+/// zsh loads the file as the body of a function at the first completion, which has to offer something, too.
+const ZSH_FIRST_TIME: &str =
+    "\nif [[ ${funcstack[1]} == _snapgate ]]; then\n    _clap_dynamic_completer_snapgate\nfi\n";
+
 /// What is generated.
 #[derive(Debug, Subcommand)]
 pub(super) enum GenerateCommand {
@@ -70,12 +76,15 @@ fn write_completions(dir: &Path) -> io::Result<usize> {
     fs::create_dir_all(dir)?;
     let shells: [(&str, &dyn EnvCompleter); 3] = [
         ("snapgate.bash", &Bash),
-        ("_snapgate", &Zsh),
+        (ZSH_FILE, &Zsh),
         ("snapgate.fish", &Fish),
     ];
     for (name, shell) in shells {
         let mut text = Vec::new();
         shell.write_registration(COMPLETION_VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut text)?;
+        if name == ZSH_FILE {
+            text.extend_from_slice(ZSH_FIRST_TIME.as_bytes());
+        }
         fs::write(dir.join(name), text)?;
     }
     Ok(shells.len())

@@ -10,6 +10,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("bash", "Debian package bash"),
     ("chromium", "Debian package chromium"),
     ("curl", "Debian package curl"),
+    ("fish", "Debian package fish"),
     ("h2load", "Debian package nghttp2-client"),
     ("haproxy", "Debian package haproxy"),
     ("ip", "Debian package iproute2"),
@@ -27,6 +28,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "tests/beds/qemu.sh install"),
     ("script", "Debian package bsdutils"),
     ("virsh", "tests/beds/libvirt.sh install"),
+    ("zsh", "Debian package zsh"),
 ];
 
 /// Skips the test unless all of these programs of [`PROGRAMS`] are installed.

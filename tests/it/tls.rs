@@ -28,7 +28,7 @@ use crate::harness::eventually;
 use crate::http2::Connection;
 
 /// Makes a certificate for these hosts and writes `NAME.pem` and `NAME.key`.
-fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
+pub(crate) fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let key = KeyPair::generate().unwrap();
     let made = CertificateParams::new(hosts).unwrap();
@@ -282,7 +282,7 @@ fn a_certificate_that_clients_refuse_is_warned_of() {
     }
 }
 
-const HOLDERS: &str = r#"
+pub(crate) const HOLDERS: &str = r#"
 [[certificate]]
 chain = "one.pem"
 key = "one.key"
@@ -378,13 +378,13 @@ fn a_certificate_stands_for_a_caller_unless_other_credentials_are_sent() {
 }
 
 /// An authority that signs certificates of clients.
-struct Authority {
-    pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: rcgen::Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -392,6 +392,14 @@ impl Authority {
             pem: params.self_signed(&key).unwrap().pem(),
             issuer: rcgen::Issuer::new(params, key),
         }
+    }
+
+    /// A certificate of a client for this name, and its key.
+    pub(crate) fn identity(&self, host: &str) -> (String, String) {
+        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        (signed.pem(), key.serialize_pem())
     }
 
     /// What a client needs to show a certificate that is valid for so many seconds, and to resume its sessions.

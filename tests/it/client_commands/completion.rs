@@ -13,37 +13,59 @@ use crate::harness::Process;
 use crate::harness::SIM;
 use crate::requirements::require_programs;
 
-/// What bash offers for the last of these words, with the file that a package installs.
-fn completed(home: &Home, words: &[&str]) -> Vec<String> {
+/// The shells, and what loads the file that a package installs for each and prints what it offers for the last of some words.
+const SHELLS: [(&str, &str); 3] = [
+    (
+        "bash",
+        "source made/snapgate.bash; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
+         function=$(complete -p snapgate | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+         \"$function\" snapgate \"${COMP_WORDS[COMP_CWORD]}\" x; printf '%s\\n' \"${COMPREPLY[@]}\"",
+    ),
+    (
+        // The file is loaded by the first completion, as from a folder of the system.
+        "zsh",
+        "fpath=(made $fpath); autoload -Uz compinit; compinit -D -u
+         _describe() { local all=$3; print -rl -- \"${(@)${(P@)all}%%:*}\"; }
+         words=(\"$@\"); CURRENT=$#; _snapgate",
+    ),
+    (
+        "fish",
+        "source made/snapgate.fish; complete -C (string escape -- $argv[1..-2] | string join ' ')' '\"$argv[-1]\"",
+    ),
+];
+
+/// What a shell offers for the last of these words.
+fn completed(home: &Home, shell: (&str, &str), words: &[&str]) -> Vec<String> {
     let made = Ended::from_output(home.bare("generate completions made").output().unwrap());
     assert_eq!(made.status, 0, "{made:?}");
     let command = home.command("alice", "");
     let program = std::path::Path::new(command.get_program());
     let path = std::env::var("PATH").unwrap();
     let path = format!("{}:{path}", program.parent().unwrap().display());
-    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
-    let script = format!(
-        "source made/snapgate.bash\nCOMP_WORDS=({})\nCOMP_CWORD={}\nCOMP_TYPE=9\n\
-         function=$(complete -p snapgate | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n\
-         \"$function\" snapgate \"${{COMP_WORDS[COMP_CWORD]}}\" x\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"\n",
-        quoted.join(" "),
-        words.len() - 1
-    );
-    let mut shell = Command::new("bash");
-    shell.args(["-c", &script]).current_dir(home.path());
+    let (name, script) = shell;
+    let mut shell = Command::new(name);
+    // What stands before the words differs: the name of the script, and files of the user that must not be read.
+    let before: &[&str] = match name {
+        "bash" => &["--norc", "-c", script, "bash"],
+        "zsh" => &["-f", "-c", script, "zsh"],
+        _ => &["--no-config", "-c", script],
+    };
+    shell.args(before).args(words).current_dir(home.path());
     for (name, value) in command.get_envs() {
         shell.env(name, value.unwrap_or_default());
     }
     let output = shell.env("PATH", path).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{text}{errors}");
-    text.lines().map(|word| word.trim().to_owned()).collect()
+    assert!(output.status.success(), "{name}: {text}{errors}");
+    // fish prints a description behind each word.
+    let words = text.lines().filter_map(|line| line.split('\t').next());
+    words.map(|word| word.trim().to_owned()).collect()
 }
 
 #[apply(test)]
 fn shells_complete_commands_vms_and_backups() {
-    require_programs(&["bash"]);
+    require_programs(&["bash", "zsh", "fish"]);
     let home_folder = tempfile::tempdir().unwrap();
     let folder = home_folder.path().join("demo");
     let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -60,25 +82,30 @@ fn shells_complete_commands_vms_and_backups() {
         "--password-file",
         &password,
     ];
-    let with = |noun: &str, words: &[&str]| {
-        let all = ["snapgate", noun].into_iter().chain(options);
-        let all: Vec<&str> = all.chain(words.iter().copied()).collect();
-        completed(&home, &all)
-    };
-    assert!(
-        with("backup", &["re"]).contains(&"restore".to_owned()),
-        "commands"
-    );
-    let vms = with("backup", &["restore", "33"]);
-    assert_eq!(vms, ["33333", "333333"], "VMs by id");
-    let vms = with("vm", &["show", "web01-"]);
-    assert_eq!(vms, ["web01-copy"], "VMs by name");
-    let backups = with("backup", &["restore", "web01", ""]);
-    assert!(backups.contains(&"456".to_owned()), "backups: {backups:?}");
-    assert!(
-        backups.contains(&"@latest".to_owned()),
-        "backups: {backups:?}"
-    );
+    for shell in SHELLS {
+        let name = shell.0;
+        let with = |noun: &str, words: &[&str]| {
+            let all = ["snapgate", noun].into_iter().chain(options);
+            let all: Vec<&str> = all.chain(words.iter().copied()).collect();
+            completed(&home, shell, &all)
+        };
+        let commands = with("backup", &["re"]);
+        assert!(
+            commands.contains(&"restore".to_owned()),
+            "{name}: commands: {commands:?}"
+        );
+        let vms = with("backup", &["restore", "33"]);
+        assert_eq!(vms, ["33333", "333333"], "{name}: VMs by id");
+        let vms = with("vm", &["show", "web01-"]);
+        assert_eq!(vms, ["web01-copy"], "{name}: VMs by name");
+        let backups = with("backup", &["restore", "web01", ""]);
+        for expected in ["456", "@latest"] {
+            assert!(
+                backups.contains(&expected.to_owned()),
+                "{name}: backups: {backups:?}"
+            );
+        }
+    }
 }
 
 #[apply(test)]

@@ -2,6 +2,7 @@
 
 mod completion;
 mod consent;
+mod encrypted;
 mod endings;
 mod examples;
 mod names;
