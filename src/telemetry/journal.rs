@@ -1,6 +1,6 @@
 //! Log lines as entries of the systemd journal, with their fields: `journalctl SNAPGATE_OPERATION=118529990508675072`.
 //!
-//! The protocol is a datagram for each entry (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
+//! The protocol is a datagram for each entry (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
 
 use std::fmt::Write as _;
 use std::io;
