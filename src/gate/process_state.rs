@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::gate::authn::PasswordQueue;
+use crate::gate::authn::SharedChecks;
 use crate::gate::authn::TokenDigest;
 use crate::gate::limiter::ClientNetwork;
 use crate::gate::limiter::InFlightSlot;
@@ -66,6 +67,7 @@ pub struct ProcessState {
     waiter_releaser: Stopper,
     pub(super) waiters_released: Stop,
     pub(super) password_queue: Arc<PasswordQueue>,
+    pub(super) shared_checks: SharedChecks,
     remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
     /// Every API token that this process has known, so that a revoked one can be named.
     tokens: Mutex<BTreeMap<TokenDigest, (TokenName, PrincipalName)>>,
@@ -100,6 +102,7 @@ impl ProcessState {
             waiter_releaser,
             waiters_released,
             password_queue: PasswordQueue::new(password_checks_at_once()),
+            shared_checks: SharedChecks::default(),
             remembered: Mutex::default(),
             tokens: Mutex::default(),
         })
@@ -169,6 +172,25 @@ impl ProcessState {
         };
         let hash = *hasher.finalize().as_bytes();
         u64::from_le_bytes(hash.first_chunk().copied().unwrap_or_default())
+    }
+
+    /// Under which requests share one check: the same password of the same user from the same network, before the same reload of
+    /// its hash.
+    pub(super) fn check_key(
+        &self,
+        network: Option<ClientNetwork>,
+        name: &str,
+        password: &[u8],
+        user: Option<&UserKey>,
+    ) -> CredentialKey {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        let network = network.as_ref().map_or(&[][..], ClientNetwork::bytes);
+        let user = user.map_or(&[][..], |user| &user.0[..]);
+        for part in [network, name.as_bytes(), password, user] {
+            let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+            hasher.update(&length.to_le_bytes()).update(part);
+        }
+        *hasher.finalize().as_bytes()
     }
 
     pub(super) fn is_credential_cached(&self, key: &CredentialKey, now: Instant) -> bool {

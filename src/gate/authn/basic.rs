@@ -91,12 +91,33 @@ impl PasswordUsers {
             return Ok(Arc::clone(&user.caller));
         }
         refuse_locked_out(status, name)?;
+        let shared = context.shared;
+        let key = shared.check_key(context.network, name, password, user.map(|user| &user.key));
+        let check = async || self.check_password(name, password, context).await;
+        let verdict = shared.shared_checks.join(key, check).await;
+        match (verdict, user) {
+            (Ok(()), Some(user)) => Ok(Arc::clone(&user.caller)),
+            (Err(denied), _) => Err(denied),
+            // No check succeeds for a name without a user.
+            (Ok(()), None) => {
+                Err(CredentialsDenied::invalid(DenialReason::UnknownUser).with_claimed_name(name))
+            }
+        }
+    }
+
+    /// Waits for a place, checks the password, and records the result.
+    async fn check_password(
+        &self,
+        name: &str,
+        password: &[u8],
+        context: AuthContext<'_>,
+    ) -> Result<(), CredentialsDenied> {
+        let user = self.users.get(name);
+        let known = user.map(|user| user.key.credential(password));
         let place = wait_for_turn(name, context).await?;
-        // Another request may have verified the same password while this one was queued, or failed once too often.
-        if let Some((user, key)) = known
-            && is_remembered(&key, context)
-        {
-            return Ok(Arc::clone(&user.caller));
+        // Another request may have verified the same password from elsewhere while this one was queued, or failed once too often.
+        if known.is_some_and(|key| is_remembered(&key, context)) {
+            return Ok(());
         }
         refuse_locked_out(lockout_status(name, context), name)?;
         let hash = user.map_or_else(|| self.decoy(name, context), |user| Some(&user.password));
@@ -111,7 +132,7 @@ impl PasswordUsers {
             }
             None => false,
         };
-        let Some((user, key)) = known.filter(|_| fits) else {
+        let Some(key) = known.filter(|_| fits) else {
             self.record_failure(name, context);
             let reason = match user {
                 Some(_) => DenialReason::WrongPassword,
@@ -120,7 +141,7 @@ impl PasswordUsers {
             return Err(CredentialsDenied::invalid(reason).with_claimed_name(name));
         };
         self.record_success(name, key, context);
-        Ok(Arc::clone(&user.caller))
+        Ok(())
     }
 
     /// The hash that an unknown name is verified against, so that it costs what a wrong password costs. The choice depends

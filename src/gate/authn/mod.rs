@@ -11,6 +11,7 @@ mod jwks;
 mod jwt;
 mod keyring;
 mod password_queue;
+mod shared_checks;
 mod token;
 mod token_digest;
 
@@ -28,6 +29,7 @@ pub(super) use caller::AuthContext;
 pub(super) use caller::AuthenticatedCaller;
 pub(super) use denial::CredentialsDenied;
 pub(super) use password_queue::PasswordQueue;
+pub(super) use shared_checks::SharedChecks;
 
 #[cfg(test)]
 pub(super) use basic::tests::VERIFIED;
