@@ -18,7 +18,14 @@ type CheckKey = [u8; 32];
 /// What a check came to.
 type Verdict = Result<(), CredentialsDenied>;
 
-type RunningChecks = Mutex<BTreeMap<CheckKey, Arc<OnceCell<Verdict>>>>;
+type RunningChecks = Mutex<BTreeMap<CheckKey, RunningCheck>>;
+
+/// One check, and how many requests wait for it.
+#[derive(Debug, Default)]
+struct RunningCheck {
+    cell: Arc<OnceCell<Verdict>>,
+    waiting: usize,
+}
 
 /// The checks that are waited for.
 #[derive(Debug, Default)]
@@ -34,7 +41,12 @@ impl SharedChecks {
         key: CheckKey,
         check: impl FnOnce() -> F,
     ) -> Verdict {
-        let cell = Arc::clone(self.running.lock().entry(key).or_default());
+        let cell = {
+            let mut running = self.running.lock();
+            let check = running.entry(key).or_default();
+            check.waiting = check.waiting.saturating_add(1);
+            Arc::clone(&check.cell)
+        };
         let joined = JoinedCheck {
             running: Arc::clone(&self.running),
             key,
@@ -60,12 +72,15 @@ struct JoinedCheck {
 impl Drop for JoinedCheck {
     fn drop(&mut self) {
         let mut running = self.running.lock();
+        let found = running.get_mut(&self.key);
+        // Another check may run under the key by now.
+        let Some(check) = found.filter(|check| Arc::ptr_eq(&check.cell, &self.cell)) else {
+            return;
+        };
+        // Counted under the lock: references of requests that leave at the same moment end at any time after it.
+        check.waiting = check.waiting.saturating_sub(1);
         // A verdict is for those who waited: the next request of this key is checked anew, or remembered.
-        let is_over = self.cell.initialized();
-        // The map holds one, this request another; both are cloned and dropped under the lock alone.
-        let is_last = Arc::strong_count(&self.cell) <= 2;
-        let is_same = |found: &Arc<OnceCell<Verdict>>| Arc::ptr_eq(found, &self.cell);
-        if (is_over || is_last) && running.get(&self.key).is_some_and(is_same) {
+        if check.waiting == 0 || self.cell.initialized() {
             running.remove(&self.key);
         }
     }
@@ -110,6 +125,28 @@ mod tests {
         assert_eq!(checks.count(), 0, "nothing is kept");
         assert_eq!(checks.join([1; 32], check).await, wrong(), "later");
         assert_eq!(begun.get(), 3, "checked anew");
+    }
+
+    #[test]
+    fn requests_that_leave_at_the_same_moment_leave_nothing_behind() {
+        let checks = SharedChecks::default();
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for round in 0..2000_u32 {
+                        let mut key = [0; 32];
+                        key[..4].copy_from_slice(&round.to_le_bytes());
+                        let mut joined = Box::pin(checks.join(key, std::future::pending));
+                        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                        assert!(joined.as_mut().poll(&mut context).is_pending(), "it waits");
+                        together.wait();
+                        drop(joined);
+                    }
+                });
+            }
+        });
+        assert_eq!(checks.count(), 0, "nothing is kept");
     }
 
     #[tokio::test]
