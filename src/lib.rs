@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod demo;
+pub mod etcd;
 pub mod gate;
 pub mod listener;
 pub mod model;

@@ -23,7 +23,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Declared keys and their reading, below those who declare keys: the configuration and each adapter.
     ("schema", &["model"]),
     ("adapters", &["model", "runtime", "telemetry", "schema"]),
-    ("operations", &["model", "runtime", "telemetry", "adapters"]),
+    // The connection alone: what is kept there is the matter of those above.
+    ("etcd", &["model", "runtime"]),
+    (
+        "operations",
+        &["model", "runtime", "telemetry", "adapters", "etcd"],
+    ),
     ("gate", &["model", "runtime", "telemetry", "operations"]),
     ("listener", &["model", "runtime", "telemetry", "gate"]),
     (
@@ -34,6 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime",
             "telemetry",
             "adapters",
+            "etcd",
             "operations",
             "gate",
             "listener",
@@ -47,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime",
             "telemetry",
             "adapters",
+            "etcd",
             "operations",
             "gate",
             "listener",
@@ -64,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime",
             "telemetry",
             "adapters",
+            "etcd",
             "operations",
             "gate",
             "listener",
@@ -87,6 +95,8 @@ const OWNED_BY: &[(&[&str], &str)] = &[
     (&["pingora"], "listener"),
     (&["prometheus"], "telemetry"),
     (&["rusqlite"], "operations"),
+    (&["etcd_client"], "etcd"),
+    (&["tonic"], "etcd"),
     (&["tokio", "spawn"], "runtime"),
     (&["tokio", "task", "spawn"], "runtime"),
     (&["tokio", "signal"], "runtime"),
