@@ -166,7 +166,7 @@ fn report_start(settings: &Settings, metrics: &Metrics, api: SocketAddr, admin: 
         tls = settings.listener.tls.is_some(),
         %admin,
         backends = backends.join(", "),
-        store = %settings.operations.store.display(),
+        store = %settings.operations.store,
         "gateway started"
     );
 }

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -12,6 +13,7 @@ use crate::config::addresses;
 use crate::config::addresses::Addresses;
 use crate::config::addresses::FixedAddresses;
 use crate::config::backends;
+use crate::config::etcd;
 use crate::config::log_level;
 use crate::config::passthrough;
 use crate::config::separate_paths;
@@ -33,6 +35,7 @@ use crate::gate::WebOrigin;
 use crate::listener;
 use crate::model::limits;
 use crate::operations;
+use crate::operations::StoreLocation;
 use crate::operations::WhenBusy;
 use crate::schema::Integer;
 use crate::schema::Key;
@@ -123,9 +126,10 @@ fn settings(
     let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
     let operations_section = section(&tables::operations::TABLE);
     let log_section = section(&tables::log::TABLE);
+    let etcd_section = section(&tables::etcd::TABLE);
     let operations = operations_section
         .as_ref()
-        .and_then(|section| operations(reader, section));
+        .and_then(|section| operations(reader, section, etcd_section.as_ref(), source));
     let logging = log_section.as_ref().map(|section| logging(reader, section));
     let trace_export = section(&tables::tracing::TABLE)
         .and_then(|section| trace_export::read(reader, &section, source));
@@ -217,7 +221,7 @@ fn output_files<'a>(
     ),
 ) -> Vec<OutputFile<'a>> {
     let files = [
-        operations.map(|config| config.store.as_path()),
+        operations.and_then(|config| config.store.file()),
         logging.and_then(|logging| logging.audit.as_deref()),
         tokens,
     ];
@@ -313,7 +317,15 @@ fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {
     }
 }
 
-fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::Config> {
+/// What `operations.store` says instead of a path.
+const ETCD: &str = "etcd";
+
+fn operations(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    etcd_section: Option<&Section<'_>>,
+    source: &SecretSource<'_>,
+) -> Option<operations::Config> {
     use tables::operations as key;
     let poll_min = section.read_duration(&key::POLL_MIN);
     let poll_max = section.read_duration(&key::POLL_MAX);
@@ -328,9 +340,27 @@ fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::
     let resume_ttl = section.read_duration_or(&key::RESUME_TTL, accept_ttl);
     let probe_window = section.read_duration(&key::PROBE_WINDOW);
     let refuse = section.read_choice(&key::WHEN_BUSY) == Some("refuse");
-    let store = section.read_text(&key::STORE)?;
+    let store = section.read_text(&key::STORE);
+    let is_etcd = store.as_ref().is_some_and(|store| store.text == ETCD);
+    let location = match store {
+        Some(_) if is_etcd => etcd::read(reader, etcd_section?, source)
+            .map(|config| StoreLocation::Etcd(Arc::new(config))),
+        Some(store) => Some(StoreLocation::File(file_to_write(reader, &store))),
+        None => None,
+    };
+    if let Some(etcd_section) = etcd_section.filter(|_| !is_etcd) {
+        etcd::refuse(etcd_section);
+    }
+    let operator_file = section.read_text(&key::OPERATOR_FILE);
+    if is_etcd && operator_file.is_none() {
+        let hint = "write operator_file = \"/var/lib/snapgate/snapgate.operator\"";
+        let what = "is required with store = \"etcd\"";
+        section.report_key(key::OPERATOR_FILE.name, what, hint);
+    }
+    let operator_file = operator_file.map(|file| file_to_write(reader, &file));
     Some(operations::Config {
-        store: file_to_write(reader, &store),
+        store: location?,
+        operator_file,
         retention,
         when_busy: if refuse {
             WhenBusy::Refuse

@@ -3,6 +3,7 @@
 mod access;
 mod addresses;
 mod backends;
+mod etcd;
 mod file_access;
 mod htpasswd;
 mod issuers;

@@ -21,7 +21,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 
 /// Every key outside of backends that needs a restart, and whether it differs.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 33] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 34] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -31,7 +31,11 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 33] {
         ("server.threads", old.threads != new.threads),
         ("server.drain", one.drain != two.drain),
         ("server.drain_notice", one.drain_notice != two.drain_notice),
-        ("operations.store", from.store != to.store),
+        ("operations.store or etcd", from.store != to.store),
+        (
+            "operations.operator_file",
+            from.operator_file != to.operator_file,
+        ),
         ("operations.retention", from.retention != to.retention),
         ("operations.when_busy", from.when_busy != to.when_busy),
         (
@@ -167,7 +171,7 @@ mod tests {
                 "\"b\"",
                 &["backend a (removed)", "backend b (added)"],
             ),
-            ("store", "\"s\"", "\"t\"", &["operations.store"]),
+            ("store", "\"s\"", "\"t\"", &["operations.store or etcd"]),
             (
                 "body",
                 "[operations]",

@@ -49,6 +49,7 @@ pub use change_feed::DurableChange;
 pub use change_feed::StoreRun;
 
 pub use config::Config;
+pub use config::StoreLocation;
 pub use config::WhenBusy;
 
 pub use offline_store::OfflineStore;

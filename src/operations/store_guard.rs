@@ -94,6 +94,13 @@ impl StoreGuard {
             StoreError::Unavailable(_) | StoreError::Indeterminate(_) => {
                 self.is_writable.store(false, Ordering::Release);
             }
+            StoreError::Fenced(_) => {
+                self.is_writable.store(false, Ordering::Release);
+                if !self.failed.is_given() {
+                    tracing::warn!(%error, "gateway leads no longer, process must end");
+                }
+                self.failure.stop();
+            }
             StoreError::Fatal(_) => {
                 self.is_writable.store(false, Ordering::Release);
                 if !self.failed.is_given() {

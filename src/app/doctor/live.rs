@@ -40,8 +40,11 @@ impl LiveDoctor {
                 check_settings(&settings, now, &mut about);
                 let folders = machine::written_folders(&settings);
                 about.add(machine::DISK, machine::check_disks(&folders));
-                let store = &settings.operations.store;
-                about.add(machine::STORE, machine::check_store_file_system(store));
+                let store = settings.operations.store.file();
+                about.add(
+                    machine::STORE,
+                    store.and_then(machine::check_store_file_system),
+                );
                 about.add(sandbox::SANDBOX, sandbox::check_own_sandbox(&folders));
                 about.add(sandbox::SANDBOX, sandbox::check_foreign_images(&settings));
                 about.add(sandbox::RIGHTS, sandbox::check_own_rights(&settings));

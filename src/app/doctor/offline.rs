@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::adapters::layers;
@@ -29,13 +30,16 @@ pub fn examine_installation(settings: &Settings, now: Timestamp) -> Examination 
     check_settings(settings, now, &mut about);
     let folders = machine::written_folders(settings);
     about.add(machine::DISK, machine::check_disks(&folders));
-    let store = &settings.operations.store;
-    about.add(machine::STORE, machine::check_store_file_system(store));
+    let store = settings.operations.store.file();
+    about.add(
+        machine::STORE,
+        store.and_then(machine::check_store_file_system),
+    );
     let modified = |file: &Path| {
         let modified = std::fs::metadata(file).ok()?.modified().ok()?;
         Some((file.display().to_string(), Timestamp::from_system(modified)))
     };
-    let files = settings.files.iter().chain([store]);
+    let files = settings.files.iter().map(PathBuf::as_path).chain(store);
     let written: Vec<_> = files.filter_map(|file| modified(file)).collect();
     about.add(machine::CLOCK, machine::check_clock(now, &written));
     about

@@ -2,7 +2,10 @@
 
 mod contract;
 mod error;
+mod etcd;
+mod list_index;
 mod record;
+mod row;
 mod sqlite;
 
 pub use error::OpenError;
@@ -11,4 +14,6 @@ pub(crate) use contract::Counts;
 pub(crate) use contract::Created;
 pub(crate) use contract::Store;
 pub(crate) use error::StoreError;
+pub(crate) use etcd::EtcdStore;
+pub(crate) use etcd::Opening;
 pub(crate) use sqlite::SqliteStore;

@@ -210,7 +210,7 @@ async fn change_with(
         metrics: setup.metrics.clone(),
         tasks: Tasks::default(),
     };
-    let file = setup.config.store.clone();
+    let file = setup.config.store.file().unwrap().to_owned();
     let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
     let store = FaultyStore {
         inner: inner.unwrap(),
@@ -418,7 +418,7 @@ async fn run_until_store_dies(
         metrics: setup.metrics.clone(),
         tasks: Tasks::default(),
     };
-    let file = setup.config.store.clone();
+    let file = setup.config.store.file().unwrap().to_owned();
     let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
     let store = FaultyStore {
         inner: inner.unwrap(),

@@ -1,0 +1,278 @@
+//! Opens the store: the lock of the leader, the format of the keys, and the run that begins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio::time::sleep;
+
+use crate::etcd::Attempt;
+use crate::etcd::Compare;
+use crate::etcd::CompareOp;
+use crate::etcd::Config;
+use crate::etcd::Connection;
+use crate::etcd::EtcdError;
+use crate::etcd::LeaderLock;
+use crate::etcd::LeaderTerm;
+use crate::etcd::Txn;
+use crate::etcd::TxnOp;
+use crate::operations::change_feed::ChangeFeed;
+use crate::operations::change_feed::ChangeHistory;
+use crate::operations::change_feed::StoreRun;
+use crate::operations::store::error::OpenError;
+use crate::operations::store::error::StoreError;
+use crate::operations::store::etcd::entries::encode;
+use crate::operations::store::etcd::errors::fenced;
+use crate::operations::store::etcd::errors::unavailable;
+use crate::operations::store::etcd::etcd_store::EtcdStore;
+use crate::operations::store::etcd::etcd_store::OpenKeys;
+use crate::operations::store::etcd::keys::FORMAT;
+use crate::operations::store::etcd::keys::Keys;
+use crate::operations::store::etcd::keys::seq_at_end;
+use crate::operations::store::etcd::reader::Reader;
+use crate::operations::store::etcd::writer::Writer;
+use crate::operations::store::etcd::writer::WriterParts;
+use crate::operations::store::etcd::writer::random;
+use crate::runtime::Clock;
+use crate::runtime::Stop;
+use crate::runtime::Stopper;
+use crate::runtime::Tasks;
+use crate::runtime::stop_pair;
+use crate::telemetry::Metrics;
+
+/// Writes that may wait for the writer: beyond it callers wait to hand theirs in.
+const WRITES_WAITING_MAX: usize = 1024;
+/// Openings of the store that are remembered: a position of an older one cannot be resumed.
+const RUNS_KEPT: usize = 1000;
+/// Added to the lease while the lock of a gateway that died is waited for.
+const LOCK_WAIT_MORE: Duration = Duration::from_secs(2);
+/// Pause between two attempts to take the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+/// Renewals within one lease: two may fail.
+const RENEWALS: u32 = 3;
+
+/// Where the store is, who opens it, and with what.
+#[derive(Debug)]
+pub(crate) struct Opening<'a> {
+    /// The cluster.
+    pub config: &'a Config,
+    /// The name of this gateway.
+    pub gateway: String,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Metrics,
+}
+
+impl EtcdStore {
+    /// Takes the lock of the leader and opens the store, or makes it where there is none. Waits for the end of the lease of a
+    /// gateway that died.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::InUse`] while another gateway has the lock.
+    pub(crate) async fn open(opening: Opening<'_>) -> Result<Self, OpenError> {
+        let connection = Connection::new(opening.config);
+        let lock = take_lock(&connection, &opening).await?;
+        let term = lock.term().clone();
+        let (stopper, lost) = stop_pair();
+        let stopper = Arc::new(stopper);
+        match Self::open_led(connection, &opening, term, (Arc::clone(&stopper), lost)).await {
+            Ok(store) => {
+                let (end_keeper, ended) = stop_pair();
+                *store.0.keeper.lock() = Some(end_keeper);
+                let every = renewal_pause(opening.config.lease);
+                let keeping = keep_lock(lock, every, ended, stopper);
+                // Awaited when the store is closed.
+                drop(store.0.keeper_task.spawn(keeping));
+                Ok(store)
+            }
+            Err(error) => {
+                // So that the next attempt need not wait for the end of the lease; it expires by itself when this fails.
+                drop(lock.release().await);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the store for a gateway that leads already, for as long as it does.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) async fn open_led(
+        connection: Connection,
+        opening: &Opening<'_>,
+        term: LeaderTerm,
+        (stopper, lost): (Arc<Stopper>, Stop),
+    ) -> Result<Self, OpenError> {
+        let keys = Keys::new(&opening.config.prefix);
+        let reader = Arc::new(Reader::new(connection, keys));
+        check_format(&reader, opening.config, &term).await?;
+        let begun = begin_run(&reader, &term).await;
+        let history = begun.map_err(|error| unusable(opening.config, &error))?;
+        let state = reader.state().await;
+        let state = state.map_err(|error| unusable(opening.config, &error))?;
+        let feed = Arc::new(ChangeFeed::new(history));
+        let writer = Writer::new(WriterParts {
+            reader: Arc::clone(&reader),
+            term,
+            clock: Arc::clone(&opening.clock),
+            metrics: opening.metrics.clone(),
+            feed: Arc::clone(&feed),
+            lost: stopper,
+            state,
+        });
+        let (writes, waiting) = mpsc::channel(WRITES_WAITING_MAX);
+        let writer_task = Tasks::default();
+        // Awaited when the store is closed.
+        drop(writer_task.spawn(writer.run(waiting)));
+        Ok(Self(Arc::new(OpenKeys {
+            reader,
+            writes: Mutex::new(Some(writes)),
+            feed,
+            gateway: opening.gateway.clone(),
+            lost,
+            keeper: Mutex::default(),
+            writer_task,
+            keeper_task: Tasks::default(),
+        })))
+    }
+}
+
+/// How the store is called in sentences for the operator.
+fn name_of(config: &Config) -> String {
+    format!("etcd {} at {}", config.prefix, config.endpoints.join(", "))
+}
+
+fn unusable(config: &Config, why: &impl ToString) -> OpenError {
+    OpenError::File {
+        file: name_of(config),
+        why: why.to_string(),
+    }
+}
+
+/// The key that the gateway which writes holds.
+pub(super) fn lock_key(config: &Config) -> String {
+    format!("{}/leader", config.prefix)
+}
+
+fn renewal_pause(lease: Duration) -> Duration {
+    lease.checked_div(RENEWALS).unwrap_or(lease)
+}
+
+async fn take_lock(
+    connection: &Connection,
+    opening: &Opening<'_>,
+) -> Result<LeaderLock, OpenError> {
+    let config = opening.config;
+    let key = lock_key(config);
+    let mark = random().map_err(|error| unusable(config, &error))?;
+    let holder = format!("{} {mark:016x}", opening.gateway);
+    let patience = config.lease.saturating_add(LOCK_WAIT_MORE);
+    let give_up = Instant::now().checked_add(patience);
+    loop {
+        let attempt = LeaderLock::attempt(connection, &key, &holder, config.lease).await;
+        let held_by = match attempt.map_err(|error| unusable(config, &error))? {
+            Attempt::Leads(lock) => return Ok(lock),
+            Attempt::Held { holder } => holder,
+        };
+        if give_up.is_none_or(|end| Instant::now() >= end) {
+            let other = held_by.split(' ').next().unwrap_or_default();
+            let name = name_of(config);
+            return Err(OpenError::InUse(format!("{name} (gateway {other})")));
+        }
+        sleep(LOCK_PAUSE).await;
+    }
+}
+
+/// Renews the lease until the store is closed, and frees the lock then.
+async fn keep_lock(lock: LeaderLock, every: Duration, ended: Stop, lost: Arc<Stopper>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = ended.given() => break,
+            () = sleep(every) => {}
+        }
+        match lock.renew().await {
+            Ok(()) => {}
+            Err(EtcdError::LeaseExpired) => {
+                tracing::error!("lease in etcd expired, another gateway may take over");
+                lost.stop();
+                return;
+            }
+            // The lease may outlive this: without a majority no lease expires. Every write shows whether it did.
+            Err(error) => tracing::warn!(%error, "lease in etcd not renewed"),
+        }
+    }
+    if let Err(error) = lock.release().await {
+        tracing::warn!(%error, "lock in etcd not freed, it expires with its lease");
+    }
+}
+
+/// Writes the format into a new store, and refuses a newer one.
+async fn check_format(
+    reader: &Reader,
+    config: &Config,
+    term: &LeaderTerm,
+) -> Result<(), OpenError> {
+    let key = reader.keys.format();
+    let stored = reader.one(key.clone()).await;
+    let stored = stored.map_err(|error| unusable(config, &error))?;
+    let Some(stored) = stored else {
+        let absent = Compare::version(&*key, CompareOp::Equal, 0);
+        let put = TxnOp::put(&*key, FORMAT.to_string(), None);
+        let make = Txn::new().when([absent, term.compare()]).and_then([put]);
+        let written = reader.connection.write(make).await;
+        let written = written.map_err(|error| unusable(config, &error))?;
+        return if written.succeeded() {
+            Ok(())
+        } else {
+            Err(unusable(config, &fenced()))
+        };
+    };
+    let text = String::from_utf8_lossy(stored.value());
+    match text.parse::<i64>() {
+        Ok(found) if found > FORMAT => Err(OpenError::Newer {
+            file: name_of(config),
+            found,
+            known: FORMAT,
+        }),
+        Ok(found) if found == FORMAT => Ok(()),
+        Ok(_) | Err(_) => Err(OpenError::Damaged {
+            file: name_of(config),
+            why: format!("the key {key} holds {text:?}"),
+        }),
+    }
+}
+
+/// Begins a run: from now on the writes have numbers above all before.
+async fn begin_run(reader: &Reader, term: &LeaderTerm) -> Result<ChangeHistory, StoreError> {
+    let (state, _) = reader.state().await?;
+    let stored = reader.all(reader.keys.all_runs()).await?;
+    let mut runs: Vec<StoreRun> = stored
+        .iter()
+        .filter_map(|run| serde_json::from_slice(run.value()).ok())
+        .map(|(base, mark)| StoreRun { base, mark })
+        .collect();
+    let last = stored.last().and_then(|run| seq_at_end(run.key()));
+    let next = last.unwrap_or(0).saturating_add(1);
+    let run = StoreRun {
+        base: state.number,
+        mark: random()?,
+    };
+    runs.push(run);
+    let value = encode(&(run.base, run.mark))?;
+    let mut changes = vec![TxnOp::put(reader.keys.run(next), value, None)];
+    let too_many = runs.len().saturating_sub(RUNS_KEPT);
+    let old = stored.iter().take(too_many.min(100));
+    changes.extend(old.map(|run| TxnOp::delete(run.key(), None)));
+    let begin = Txn::new().when([term.compare()]).and_then(changes);
+    let written = reader.connection.write(begin).await;
+    if !written.map_err(|error| unavailable(&error))?.succeeded() {
+        return Err(fenced());
+    }
+    Ok(ChangeHistory {
+        runs,
+        latest: state.number,
+        forgotten: state.forgotten,
+    })
+}

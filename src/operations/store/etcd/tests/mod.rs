@@ -1,0 +1,1 @@
+//! The promises that only the engine on etcd makes.
