@@ -4,6 +4,7 @@ mod admin_port;
 mod audit;
 mod check;
 mod client;
+mod cluster;
 mod commands;
 mod config_file;
 mod demo;

@@ -13,6 +13,7 @@ use crate::config::addresses;
 use crate::config::addresses::Addresses;
 use crate::config::addresses::FixedAddresses;
 use crate::config::backends;
+use crate::config::cluster;
 use crate::config::etcd;
 use crate::config::log_level;
 use crate::config::passthrough;
@@ -133,7 +134,12 @@ fn settings(
     let logging = log_section.as_ref().map(|section| logging(reader, section));
     let trace_export = section(&tables::tracing::TABLE)
         .and_then(|section| trace_export::read(reader, &section, source));
-    let (backends, placements) = backends::read(reader, root, source);
+    let cluster_section = section(&tables::cluster::TABLE);
+    let is_cluster = cluster_section.as_ref().is_some_and(cluster::is_wanted);
+    let cluster = cluster_section
+        .and_then(|section| cluster::read(reader, &section, source, operations.as_ref()));
+    let (cluster, peers) = cluster.map_or((None, None), |(config, peers)| (Some(config), peers));
+    let (backends, placements) = backends::read(reader, root, source, is_cluster);
     let sections = [operations_section, log_section, authentication_section];
     let tokens = people.tokens_file.as_deref();
     let paths = (operations.as_ref(), logging.as_ref(), tokens);
@@ -166,6 +172,8 @@ fn settings(
         },
         key_sources: people.key_sources,
         upstreams,
+        cluster,
+        peers,
         operations: operations?,
         backends,
         logging: logging?,

@@ -1,8 +1,10 @@
 //! Which changes of a configuration need a restart.
 
+use crate::config::cluster::PeerChannel;
 use crate::config::settings::Backend;
 use crate::config::settings::Settings;
 use crate::config::trace_export::TraceExport;
+use crate::model::GatewayName;
 
 /// The keys that differ and need a restart; empty when a reload applies everything.
 #[must_use]
@@ -21,7 +23,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 
 /// Every key outside of backends that needs a restart, and whether it differs.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 34] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 40] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -31,6 +33,27 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 34] {
         ("server.threads", old.threads != new.threads),
         ("server.drain", one.drain != two.drain),
         ("server.drain_notice", one.drain_notice != two.drain_notice),
+        ("cluster.name", name_of(old) != name_of(new)),
+        (
+            "cluster.listen",
+            peers(old, |peers| peers.listen) != peers(new, |peers| peers.listen),
+        ),
+        (
+            "cluster.advertise",
+            peers(old, |peers| &peers.advertise) != peers(new, |peers| &peers.advertise),
+        ),
+        (
+            "cluster.ca",
+            peers(old, |peers| &peers.authorities) != peers(new, |peers| &peers.authorities),
+        ),
+        (
+            "cluster.cert",
+            peers(old, |peers| &peers.certificates) != peers(new, |peers| &peers.certificates),
+        ),
+        (
+            "cluster.key",
+            peers(old, |peers| peers.key.reveal()) != peers(new, |peers| peers.key.reveal()),
+        ),
         ("operations.store or etcd", from.store != to.store),
         (
             "operations.operator_file",
@@ -111,6 +134,15 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 34] {
                 != trace(new, |export| &export.authorization),
         ),
     ]
+}
+
+fn name_of(settings: &Settings) -> Option<&GatewayName> {
+    settings.cluster.as_ref().map(|cluster| &cluster.name)
+}
+
+/// A part of the peer channel, where there is one.
+fn peers<'s, T>(settings: &'s Settings, part: impl Fn(&'s PeerChannel) -> T) -> Option<T> {
+    settings.peers.as_ref().map(part)
 }
 
 /// A part of the export of traces, where there is one.

@@ -47,6 +47,7 @@ pub use forward::Upstreams;
 pub use handler::Handler;
 pub use handler::SentResponse;
 pub use handler::UpstreamResult;
+pub use operator::ClusterChange;
 pub use operator::LogLevelChange;
 pub use operator::OPERATOR_NAME;
 pub use operator::Operator;

@@ -63,6 +63,7 @@ pub use open::Operations;
 
 pub use api::AcceptError;
 pub use api::Accepted;
+pub use api::ActiveGuard;
 pub use api::CancelError;
 pub use api::ChangePage;
 pub use api::ChangePart;

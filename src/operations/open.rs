@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use crate::adapters::annotations::Annotations;
+use crate::etcd;
+use crate::etcd::Connection;
+use crate::etcd::LeaderTerm;
+use crate::model::GatewayName;
 use crate::operations::config::Config;
 use crate::operations::config::StoreLocation;
 use crate::operations::core::BackendHandle;
@@ -19,8 +23,10 @@ use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
 use crate::runtime::Clock;
+use crate::runtime::Lease;
 use crate::runtime::Stop;
 use crate::runtime::Tasks;
+use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 
 /// The operation store, open but not in use yet.
@@ -28,6 +34,7 @@ use crate::telemetry::Metrics;
 pub struct OpenStore {
     store: Arc<dyn Store>,
     annotations: Arc<dyn Annotations>,
+    lease: Lease,
 }
 
 impl OpenStore {
@@ -50,6 +57,7 @@ impl OpenStore {
                 Ok(Self {
                     annotations: opened.annotations(),
                     store: Arc::new(opened),
+                    lease: Lease::unlimited(),
                 })
             }
             StoreLocation::Etcd(etcd) => {
@@ -63,9 +71,43 @@ impl OpenStore {
                 Ok(Self {
                     annotations: opened.annotations(),
                     store: Arc::new(opened),
+                    lease: Lease::unlimited(),
                 })
             }
         }
+    }
+
+    /// Opens the store in etcd for the gateway `name`, which leads already, for as long as it does.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
+    pub async fn open_led(
+        connection: Connection,
+        (config, name): (&etcd::Config, &GatewayName),
+        (term, lease): (LeaderTerm, Lease),
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Result<Self, OpenError> {
+        let opening = Opening {
+            config,
+            gateway: name.as_str().to_owned(),
+            clock,
+            metrics,
+        };
+        let (stopper, lost) = stop_pair();
+        let lost = (Arc::new(stopper), lost);
+        let opened = EtcdStore::open_led(connection, &opening, term, lost).await?;
+        Ok(Self {
+            annotations: opened.annotations(),
+            store: Arc::new(opened),
+            lease,
+        })
+    }
+
+    /// The right to work on the operations in it.
+    #[must_use]
+    pub const fn lease(&self) -> &Lease {
+        &self.lease
     }
 
     /// The metadata of backups whose VM manager keeps none, in the same store.
@@ -118,6 +160,7 @@ impl Operations {
             clock,
             metrics,
             tasks,
+            lease: store.lease,
         };
         Self::start_on(store.store, config, backends, shared).await
     }

@@ -37,6 +37,7 @@ pub use log_level::LogLevel;
 pub use log_level::LogLevelError;
 pub use metrics::BackendMetrics;
 pub use metrics::CallerMetrics;
+pub use metrics::ClusterMetrics;
 pub use metrics::Metrics;
 pub use metrics::MetricsError;
 pub use metrics::OperationMetrics;

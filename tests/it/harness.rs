@@ -277,6 +277,11 @@ impl Process {
         })
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended by itself, or was killed, within that time.
     pub(crate) fn ends_within(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;

@@ -53,6 +53,7 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::model::Deadline;
 use crate::model::Secret;
+use crate::runtime::lease;
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
@@ -156,6 +157,20 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// With these header fields instead of all others.
+    #[must_use]
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// With this body, of whatever type the header fields say.
+    #[must_use]
+    pub fn with_body(mut self, body: Vec<u8>) -> Self {
+        self.body = Some(body);
+        self
+    }
+
     /// With this header field.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -183,6 +198,26 @@ impl<'a> Call<'a> {
         );
         self.body = Some(body);
         self
+    }
+}
+
+/// The head of an answer whose body comes in pieces.
+#[derive(Debug)]
+pub struct StreamedReply {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields.
+    pub headers: HeaderMap,
+    answer: reqwest::Response,
+}
+
+impl StreamedReply {
+    /// The next piece; `None` at the end. Whoever calls sets a time limit.
+    ///
+    /// # Errors
+    /// [`TransportError::Lost`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
+        self.answer.chunk().await.map_err(TransportError::from_body)
     }
 }
 
@@ -255,7 +290,7 @@ impl Client {
     /// [`TransportError`]; [`TransportError::was_sent`] says whether the VM manager may have seen the request.
     pub async fn call(&self, call: Call<'_>, by: Deadline) -> Result<Reply, TransportError> {
         let until = tokio::time::Instant::from_std(by.instant());
-        if tokio::time::Instant::now() >= until {
+        if tokio::time::Instant::now() >= until || lease::check_current().is_err() {
             return Err(TransportError::TooLate);
         }
         let url = match call.raw_target {
@@ -269,6 +304,34 @@ impl Client {
         tokio::time::timeout_at(until, self.exchange(request))
             .await
             .unwrap_or(Err(TransportError::TimedOut))
+    }
+
+    /// Sends the request and returns as soon as the head of the answer is there.
+    ///
+    /// # Errors
+    /// [`TransportError`]; [`TransportError::was_sent`] says whether the server may have seen the request.
+    pub async fn begin(
+        &self,
+        call: Call<'_>,
+        by: Deadline,
+    ) -> Result<StreamedReply, TransportError> {
+        let until = tokio::time::Instant::from_std(by.instant());
+        let url = match call.raw_target {
+            Some(target) => format!("{}{target}", self.base),
+            None => self.url(call.path, call.query)?,
+        };
+        let mut request = self.http.request(call.method, url).headers(call.headers);
+        if let Some(body) = call.body {
+            request = request.body(body);
+        }
+        let answer = tokio::time::timeout_at(until, request.send()).await;
+        let answer = answer.map_err(|_elapsed| TransportError::TimedOut)?;
+        let answer = answer.map_err(TransportError::from_request)?;
+        Ok(StreamedReply {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            answer,
+        })
     }
 
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Reply, TransportError> {

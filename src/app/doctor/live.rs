@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::app::active::ActiveOperations;
 use crate::app::doctor::backends::check_backend;
 use crate::app::doctor::finding::Examination;
 use crate::app::doctor::finding::Finding;
@@ -12,7 +13,6 @@ use crate::app::doctor::sandbox;
 use crate::app::doctor::settings::check_settings;
 use crate::config::Settings;
 use crate::model::OperatorQuery;
-use crate::operations::BackendHandle;
 use crate::operations::Operations;
 use crate::operations::OperationsApi;
 use crate::operations::StoreAttention;
@@ -22,8 +22,7 @@ use crate::runtime::Clock;
 #[derive(Debug)]
 pub(crate) struct LiveDoctor {
     pub(crate) settings: Arc<Mutex<Settings>>,
-    pub(crate) backends: Vec<BackendHandle>,
-    pub(crate) operations: Arc<Operations>,
+    pub(crate) active: Arc<ActiveOperations>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -54,9 +53,14 @@ impl LiveDoctor {
         };
         let mut about = about;
         tracing::debug!(folders, "examined");
-        self.check_operations(&mut about).await;
+        let Some(term) = self.active.term() else {
+            about.skip(machine::STORE, "this gateway is on standby".to_owned());
+            about.skip("backends", "this gateway is on standby".to_owned());
+            return about;
+        };
+        self.check_operations(&term.operations, &mut about).await;
         for backend in &settings.backends {
-            let handle = self
+            let handle = term
                 .backends
                 .iter()
                 .find(|handle| handle.name == backend.name);
@@ -81,8 +85,8 @@ impl LiveDoctor {
     }
 
     /// The store, the clock against its records, and what waits for an operator.
-    async fn check_operations(&self, about: &mut Examination) {
-        let is_writable = self.operations.is_ready();
+    async fn check_operations(&self, operations: &Operations, about: &mut Examination) {
+        let is_writable = operations.is_ready();
         about.add(
             machine::STORE,
             (!is_writable).then(|| {
@@ -94,7 +98,7 @@ impl LiveDoctor {
                 )
             }),
         );
-        match self.operations.attention().await {
+        match operations.attention().await {
             Ok(attention) => about.add(machine::STORE, needs_attention(attention)),
             Err(error) => about.skip(machine::STORE, error.to_string()),
         }
@@ -102,7 +106,7 @@ impl LiveDoctor {
             limit: 1,
             ..OperatorQuery::default()
         };
-        if let Ok(newest) = self.operations.list_for_operator(&newest).await {
+        if let Ok(newest) = operations.list_for_operator(&newest).await {
             let written: Vec<_> = newest
                 .iter()
                 .map(|operation| (format!("operation {}", operation.seq), operation.created))

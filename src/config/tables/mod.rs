@@ -4,6 +4,7 @@ pub(super) mod authentication;
 pub(super) mod backend;
 pub(super) mod certificate;
 pub(super) mod client_certificate;
+pub(super) mod cluster;
 pub(super) mod etcd;
 mod forms;
 pub(super) mod grant;
@@ -39,6 +40,7 @@ pub(super) const ALL: &[Table] = &[
     grant::TABLE,
     operations::TABLE,
     etcd::TABLE,
+    cluster::TABLE,
     backend::TABLE,
     passthrough::TABLE,
     limits::TABLE,

@@ -1,0 +1,174 @@
+//! Several gateways as processes, on one etcd and one fake VM manager.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::cluster::etcd_bed::EtcdBed;
+use crate::harness::PATIENCE;
+use crate::harness::Process;
+use crate::harness::SECRET_HASH;
+use crate::harness::eventually;
+
+/// How gateways are configured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup<'a> {
+    pub(crate) recovery: &'a str,
+    pub(crate) settle: &'a str,
+    /// Whole seconds.
+    pub(crate) lease: u64,
+    pub(crate) simulator: &'a Path,
+}
+
+/// Gateways of one cluster; `None` in place of one that was killed.
+#[derive(Debug)]
+pub(crate) struct Gateways {
+    folder: TempDir,
+    pub(crate) running: Vec<Option<Process>>,
+}
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+impl Gateways {
+    /// Starts so many, at most three, and waits until one is active.
+    pub(crate) fn start(count: usize, etcd: &EtcdBed, setup: Setup<'_>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in &NAMES[..count] {
+            let config = config(name, folder.path(), etcd, setup);
+            fs::write(folder.path().join(format!("{name}.toml")), config).unwrap();
+        }
+        let mut gateways = Self {
+            folder,
+            running: (0..count).map(|_| None).collect(),
+        };
+        (0..count).for_each(|number| gateways.restart(number));
+        gateways.active();
+        gateways
+    }
+
+    /// Starts one that is not running.
+    pub(crate) fn restart(&mut self, number: usize) {
+        let file = |ending| {
+            self.folder
+                .path()
+                .join(format!("{}.{ending}", NAMES[number]))
+        };
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(file("log"));
+        let config = file("toml");
+        let arguments = ["serve", "--config", config.to_str().unwrap()];
+        self.running[number] = Some(Process::start_logging(&arguments, log.unwrap()));
+    }
+
+    pub(crate) fn get(&self, number: usize) -> &Process {
+        self.running[number].as_ref().unwrap()
+    }
+
+    /// Where those are that run.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.running
+            .iter()
+            .flatten()
+            .map(|gateway| gateway.api)
+            .collect()
+    }
+
+    /// The one that is active, as soon as one is.
+    pub(crate) fn active(&self) -> usize {
+        self.active_besides(None).0
+    }
+
+    /// The active one besides one that must not be asked, and how long it took.
+    pub(crate) fn active_besides(&self, other: Option<usize>) -> (usize, Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            for (number, gateway) in self.running.iter().enumerate() {
+                let asked = gateway.as_ref().filter(|_| Some(number) != other);
+                if asked.is_some_and(is_active) {
+                    return (number, begun.elapsed());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no gateway is active:\n{}", self.logs());
+    }
+
+    /// Waits until this one is on standby.
+    pub(crate) fn wait_until_on_standby(&self, number: usize) {
+        eventually("it is on standby", || !is_active(self.get(number)));
+    }
+
+    /// The last lines of the logs.
+    pub(crate) fn logs(&self) -> String {
+        let mut text = String::new();
+        for name in &NAMES[..self.running.len()] {
+            let log = fs::read_to_string(self.folder.path().join(format!("{name}.log")));
+            let log = log.unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.len().saturating_sub(15);
+            text.push_str(&format!("--- {name}\n{}\n", lines[last..].join("\n")));
+        }
+        text
+    }
+}
+
+/// Whether it is ready as the active one.
+pub(crate) fn is_active(gateway: &Process) -> bool {
+    let metrics = Client::bare(gateway.admin).get("/metrics");
+    let text = String::from_utf8(metrics.body).unwrap();
+    text.lines()
+        .any(|line| line.starts_with("snapgate_cluster_active{") && line.ends_with(" 1"))
+        && Client::bare(gateway.admin).get("/readyz").status == 200
+}
+
+fn config(name: &str, folder: &Path, etcd: &EtcdBed, setup: Setup<'_>) -> String {
+    format!(
+        r#"[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[operations]
+store = "etcd"
+operator_file = "{folder}/{name}.operator"
+poll_min = "10ms"
+poll_max = "50ms"
+[etcd]
+endpoints = {endpoints}
+lease = "{lease}s"
+[cluster]
+name = "{name}"
+[[backend]]
+name = "lab"
+kind = "sim"
+vms = ["*"]
+concurrency = 8
+[backend.sim]
+simulator = "unix:{simulator}"
+recovery = "{recovery}"
+settle = "{settle}"
+[[user]]
+name = "alice"
+password_hash = "{SECRET_HASH}"
+[[grant]]
+to = ["user:alice"]
+actions = ["read", "update", "restore"]
+vms = ["*"]
+[log]
+level = "warn"
+access = false
+audit = "{folder}/{name}.audit"
+"#,
+        folder = folder.display(),
+        endpoints = etcd.toml(),
+        lease = setup.lease,
+        simulator = setup.simulator.display(),
+        recovery = setup.recovery,
+        settle = setup.settle,
+    )
+}
