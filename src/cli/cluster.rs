@@ -91,17 +91,13 @@ fn describe(answer: &Value) -> String {
         (None, _) if is("is_reachable") => "none".to_owned(),
         (None, _) => "unknown: etcd does not answer".to_owned(),
     };
-    // Writing to a string cannot fail.
-    drop(writeln!(lines, "active    {active}"));
+    let _infallible = writeln!(lines, "active    {active}");
     let number = |name: &str| answer.get(name).and_then(Value::as_u64);
     if let Some(remaining) = number("lease_remaining_ms") {
-        drop(writeln!(lines, "lease     {remaining} ms unless renewed"));
+        let _infallible = writeln!(lines, "lease     {remaining} ms unless renewed");
     }
     if let Some(unfinished) = number("unfinished") {
-        drop(writeln!(
-            lines,
-            "running   {unfinished} unfinished operations"
-        ));
+        let _infallible = writeln!(lines, "running   {unfinished} unfinished operations");
     }
     lines
 }

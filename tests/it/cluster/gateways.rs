@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -14,6 +16,7 @@ use crate::harness::PATIENCE;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
+use crate::tls::Authority;
 
 /// How gateways are configured.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Setup<'a> {
     /// Whole seconds.
     pub(crate) lease: u64,
     pub(crate) simulator: &'a Path,
+    /// Whether gateways on standby hand requests on.
+    pub(crate) peers: bool,
 }
 
 /// Gateways of one cluster; `None` in place of one that was killed.
@@ -38,7 +43,12 @@ impl Gateways {
     /// Starts so many, at most three, and waits until one is active.
     pub(crate) fn start(count: usize, etcd: &EtcdBed, setup: Setup<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
         for name in &NAMES[..count] {
+            let (certificate, key) = authority.identity("127.0.0.1");
+            fs::write(folder.path().join(format!("{name}.pem")), certificate).unwrap();
+            fs::write(folder.path().join(format!("{name}.key")), key).unwrap();
             let config = config(name, folder.path(), etcd, setup);
             fs::write(folder.path().join(format!("{name}.toml")), config).unwrap();
         }
@@ -105,6 +115,11 @@ impl Gateways {
         eventually("it is on standby", || !is_active(self.get(number)));
     }
 
+    /// A file beside the configurations.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// The last lines of the logs.
     pub(crate) fn logs(&self) -> String {
         let mut text = String::new();
@@ -119,6 +134,12 @@ impl Gateways {
     }
 }
 
+/// A port that was free a moment ago: gateways keep theirs over restarts.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 /// Whether it is ready as the active one.
 pub(crate) fn is_active(gateway: &Process) -> bool {
     let metrics = Client::bare(gateway.admin).get("/metrics");
@@ -129,10 +150,20 @@ pub(crate) fn is_active(gateway: &Process) -> bool {
 }
 
 fn config(name: &str, folder: &Path, etcd: &EtcdBed, setup: Setup<'_>) -> String {
+    let peers = if setup.peers {
+        format!(
+            "listen = \"127.0.0.1:{}\"\nca = \"ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"",
+            free_port()
+        )
+    } else {
+        String::new()
+    };
     format!(
         r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
+listen = "127.0.0.1:{api}"
+admin = "127.0.0.1:{admin}"
+trusted_proxies = ["127.0.0.1"]
+drain_notice = "{notice}"
 [operations]
 store = "etcd"
 operator_file = "{folder}/{name}.operator"
@@ -143,6 +174,7 @@ endpoints = {endpoints}
 lease = "{lease}s"
 [cluster]
 name = "{name}"
+{peers}
 [[backend]]
 name = "lab"
 kind = "sim"
@@ -164,6 +196,9 @@ level = "warn"
 access = false
 audit = "{folder}/{name}.audit"
 "#,
+        api = free_port(),
+        admin = free_port(),
+        notice = if setup.peers { "3s" } else { "0s" },
         folder = folder.display(),
         endpoints = etcd.toml(),
         lease = setup.lease,
