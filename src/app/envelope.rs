@@ -23,7 +23,7 @@ use crate::model::RequestId;
 pub(crate) const ENVELOPE: HeaderName = HeaderName::from_static("snapgate-relayed");
 /// The field of an answer that says that the gateway is not the active one, and that it accepted nothing.
 pub(crate) const NOT_ACTIVE: HeaderName = HeaderName::from_static("snapgate-not-active");
-/// The path of every request on the peer channel: the target of the client is in the envelope, to the letter.
+/// The path on the peer channel of a target that cannot stand there. What counts is in the envelope, to the letter.
 pub(crate) const PATH: &str = "/relay";
 
 /// What the active gateway cannot see itself.

@@ -252,9 +252,8 @@ impl Readiness for GatewayHandler {
         if self.draining.load(Ordering::Acquire) {
             return Err("the gateway is stopping".to_owned());
         }
-        let membership = self.membership.get();
-        if let Some(reason) = membership.and_then(|membership| membership.standby_reason()) {
-            return Err(reason);
+        if let Some(membership) = self.membership.get().filter(|own| !own.is_active()) {
+            return membership.standby_reason().map_or(Ok(()), Err);
         }
         if !self.service.is_ready() {
             return Err("the store of operations takes no writes".to_owned());

@@ -32,7 +32,7 @@ use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 
 /// How long a gateway that gave the leadership up leaves it to others.
-const STAND_ASIDE: Duration = Duration::from_secs(5);
+const STAND_ASIDE: Duration = Duration::from_secs(2);
 
 /// How long a handover may take before the gateway is no longer ready. Requests are held as long.
 const HANDOVER: Duration = Duration::from_secs(3);
@@ -130,6 +130,11 @@ impl Membership {
             stopper,
             tasks,
         }
+    }
+
+    /// Whether this gateway runs the operations.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.has_begun()
     }
 
     /// Why this gateway does not serve requests of the API; `None` while it is the active one or hands them on.

@@ -173,7 +173,7 @@ impl PeerRelay {
         let mut headers = without_connection(request.headers);
         headers.insert(ENVELOPE, envelope);
         let mut call = Call::new(request.method.clone(), &[])
-            .with_raw_target(PATH)
+            .with_raw_target(shown_target(request.target))
             .with_headers(headers);
         if let Some(body) = &request.body {
             call = call.with_body(body.to_vec());
@@ -261,6 +261,18 @@ impl Relay for PeerRelay {
     }
 }
 
+/// The target on the channel, for the log there alone: what counts is in the envelope.
+fn shown_target(target: &[u8]) -> &str {
+    let text = str::from_utf8(target).ok();
+    let is_plain = |text: &&str| {
+        text.starts_with('/')
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+    };
+    text.filter(is_plain).unwrap_or(PATH)
+}
+
 /// The header fields without those of the connection, and those that its `Connection` names.
 fn without_connection(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
@@ -341,6 +353,20 @@ impl BodyStream for RelayedPieces {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn the_log_of_the_active_gateway_shows_targets_that_can_be_sent() {
+        let rows: [(&[u8], &str); 5] = [
+            (b"/vms/1?limit=2", "/vms/1?limit=2"),
+            (b"http://host/vms", PATH),
+            (b"/vms/\xff", PATH),
+            (b"/a b", PATH),
+            (b"*", PATH),
+        ];
+        for (target, expected) in rows {
+            assert_eq!(shown_target(target), expected, "{target:?}");
+        }
+    }
 
     #[test]
     fn fields_of_the_connection_stay_behind() {
