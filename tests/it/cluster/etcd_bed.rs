@@ -77,6 +77,21 @@ impl EtcdBed {
         self.run("ctl", arguments)
     }
 
+    /// The same; `None` when it fails.
+    pub(crate) fn try_ctl(&self, arguments: &[&str]) -> Option<String> {
+        let mut command = Command::new(SCRIPT);
+        let output = command
+            .arg("ctl")
+            .arg(self.place())
+            .args(arguments)
+            .output()
+            .unwrap();
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
     /// The endpoints as a list of the configuration.
     pub(crate) fn toml(&self) -> String {
         let quoted: Vec<String> = self

@@ -2,6 +2,7 @@
 //! `kill/` says whether every promise was kept.
 
 mod etcd_bed;
+mod etcd_faults;
 mod gateways;
 mod handing_on;
 mod rolling;
