@@ -1,6 +1,7 @@
 //! Whole files: the settings they load to, and every error with its exact words.
 
 mod backends;
+mod cluster;
 mod documentation;
 mod nested_tables;
 mod passthrough;
