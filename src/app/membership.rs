@@ -215,7 +215,6 @@ impl Member {
             let end = self.lead(&leadership).await;
             self.metrics().cluster.record_term_end(end.as_str());
             tracing::warn!(reason = end.as_str(), "gateway no longer active");
-            self.parts.election.leave();
             leadership.resign().await;
             if end != TermEnd::LeaseLost {
                 *self.aside_since.lock() = Some(self.parts.deps.clock.instant());
@@ -280,13 +279,21 @@ impl Member {
             () = self.drain_requested() => TermEnd::SteppedDown,
             () = term.store_failed() => TermEnd::StoreFailed,
         };
-        let mut ending = pin!(self.end(&term, end));
-        // The calls under way may end within the lease, so it is held as long as that takes.
+        self.parts.election.leave();
+        let upkeep = async {
+            // The calls under way may end within the lease, so it is held as long as that takes.
+            let hold = async {
+                if end != TermEnd::LeaseLost {
+                    held.await;
+                }
+            };
+            // Requests are handed to the next active gateway as soon as there is one.
+            tokio::join!(hold, self.parts.election.win(&|| false));
+        };
         tokio::select! {
-            () = &mut ending => return end,
-            _lost = held, if end != TermEnd::LeaseLost => {}
+            () = self.end(&term, end) => {}
+            () = upkeep => {}
         }
-        ending.await;
         end
     }
 

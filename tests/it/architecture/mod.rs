@@ -25,6 +25,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("adapters", &["model", "runtime", "telemetry", "schema"]),
     // The connection alone: what is kept there is the matter of those above.
     ("etcd", &["model", "runtime"]),
+    // Who is active, and for how long: knows neither operations nor requests.
+    ("cluster", &["model", "runtime", "telemetry", "etcd"]),
     (
         "operations",
         &["model", "runtime", "telemetry", "adapters", "etcd"],
@@ -40,6 +42,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry",
             "adapters",
             "etcd",
+            "cluster",
+            "cluster",
             "operations",
             "gate",
             "listener",
@@ -54,6 +58,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry",
             "adapters",
             "etcd",
+            "cluster",
+            "cluster",
             "operations",
             "gate",
             "listener",
@@ -72,6 +78,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry",
             "adapters",
             "etcd",
+            "cluster",
+            "cluster",
             "operations",
             "gate",
             "listener",
