@@ -126,6 +126,12 @@ pub fn check_current() -> Result<(), LeaseEnded> {
     LEASE.try_with(Lease::check).unwrap_or(Ok(()))
 }
 
+/// The lease that the running work looks at; `None` outside of [`Lease::within`].
+#[must_use]
+pub fn current() -> Option<Lease> {
+    LEASE.try_with(Lease::clone).ok()
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@
 mod credential;
 mod error;
 mod fault;
+mod leased_body;
 mod server;
 mod server_url;
 mod shown_certificate;
@@ -51,6 +52,7 @@ use percent_encoding::AsciiSet;
 use percent_encoding::NON_ALPHANUMERIC;
 use percent_encoding::utf8_percent_encode;
 
+use crate::adapters::transport::leased_body::LeasedBody;
 use crate::model::Deadline;
 use crate::model::Secret;
 use crate::runtime::lease;
@@ -297,9 +299,18 @@ impl Client {
             Some(target) => format!("{}{target}", self.base),
             None => self.url(call.path, call.query)?,
         };
+        let has_effect = call.method != Method::GET && call.method != Method::HEAD;
         let mut request = self.http.request(call.method, url).headers(call.headers);
-        if let Some(body) = call.body {
-            request = request.body(body);
+        match lease::current().filter(|_| has_effect) {
+            Some(lease) => {
+                let body = LeasedBody::new(call.body.unwrap_or_default(), lease);
+                request = request.body(reqwest::Body::wrap(body));
+            }
+            None => {
+                if let Some(body) = call.body {
+                    request = request.body(body);
+                }
+            }
         }
         tokio::time::timeout_at(until, self.exchange(request))
             .await
