@@ -137,7 +137,7 @@ impl Membership {
         self.active.has_begun()
     }
 
-    /// Why this gateway does not serve requests of the API; `None` while it is the active one or hands them on.
+    /// Why a gateway that does not run the operations does not serve requests of the API; `None` while it hands them on.
     pub(crate) fn standby_reason(&self) -> Option<String> {
         let view = self.view.borrow().clone();
         let now = self.clock.instant();
@@ -152,8 +152,12 @@ impl Membership {
         match &view {
             ClusterView::Standby(leader) if self.hands_on && leader.address.is_some() => None,
             // Requests are held that long.
-            ClusterView::Vacant | ClusterView::Unknown if self.hands_on && is_brief => None,
-            ClusterView::Active => None,
+            ClusterView::Vacant | ClusterView::Unknown | ClusterView::Active
+                if self.hands_on && is_brief =>
+            {
+                None
+            }
+            ClusterView::Active => Some("becoming active".to_owned()),
             ClusterView::Standby(leader) => Some(format!("on standby: {} is active", leader.name)),
             ClusterView::Vacant => Some("on standby: no gateway is active".to_owned()),
             ClusterView::Unknown => Some("on standby: etcd has not answered".to_owned()),

@@ -35,7 +35,7 @@ pub(crate) struct World {
     /// Whether some changes have a condition.
     pub(crate) is_conditional: bool,
     /// How often a gateway failed or sent a client elsewhere.
-    failures: AtomicUsize,
+    pub(crate) failures: AtomicUsize,
     /// The gateway to be killed by the client that reads the next 202.
     pub(crate) victim: Mutex<Option<u32>>,
     /// Whether nothing new is asked for.
@@ -146,6 +146,8 @@ fn one_change(world: &World, key: &str, prng: &mut Prng) -> Accepted {
             }
             // Its queue is full, or in a cluster: the active gateway was lost, and the key tells whether it had accepted.
             Some((503 | 504, _)) | None => std::thread::sleep(AWAY),
+            // Another change of the VM came first.
+            Some((412, _)) if world.is_conditional => std::thread::sleep(AWAY),
             Some((status, answer)) => panic!("{request}: {status} {answer}"),
         }
         assert!(Instant::now() < until, "no 202 in time: {request}");
