@@ -85,6 +85,8 @@ pub(crate) struct Membership {
     step_down: Arc<Notify>,
     drained: watch::Sender<bool>,
     stopper: Stopper,
+    left: Stop,
+    closer: Stopper,
     tasks: Tasks,
 }
 
@@ -95,6 +97,8 @@ struct Member {
     /// When this gateway last gave the leadership up.
     aside_since: Mutex<Option<Instant>>,
     stop: Stop,
+    leaver: Stopper,
+    closed: Stop,
 }
 
 impl Membership {
@@ -107,6 +111,8 @@ impl Membership {
         let clock = Arc::clone(&parts.deps.clock);
         let name = parts.election.config().name.clone();
         parts.deps.metrics.cluster.join(name.as_str());
+        let (leaver, left) = stop_pair();
+        let (closer, closed) = stop_pair();
         let (drained, is_drained) = watch::channel(false);
         let active = Arc::clone(&parts.active);
         let member = Member {
@@ -115,6 +121,8 @@ impl Membership {
             drained: is_drained,
             aside_since: Mutex::default(),
             stop,
+            leaver,
+            closed,
         };
         let tasks = Tasks::default();
         drop(tasks.spawn(member.run()));
@@ -128,6 +136,8 @@ impl Membership {
             step_down,
             drained,
             stopper,
+            left,
+            closer,
             tasks,
         }
     }
@@ -200,15 +210,33 @@ impl Membership {
         })
     }
 
-    /// Ends the present term, gives the leadership up, and takes part no longer.
+    /// Ends the present term and gives the leadership up. Requests are handed to the next active gateway until
+    /// [`Membership::close`].
     pub(crate) async fn leave(&self) {
         self.stopper.stop();
+        self.left.given().await;
+    }
+
+    /// Takes part no longer.
+    pub(crate) async fn close(&self) {
+        self.closer.stop();
         self.tasks.ended().await;
     }
 }
 
 impl Member {
     async fn run(self) {
+        self.take_part().await;
+        self.leaver.stop();
+        tokio::select! {
+            () = self.closed.given() => {}
+            // Never won: only the view is kept up to date.
+            _leadership = self.parts.election.win(&|| false) => {}
+        }
+    }
+
+    /// Returns once the gateway stops and is not the active one.
+    async fn take_part(&self) {
         loop {
             let may_lead = || self.may_lead();
             let leadership = tokio::select! {
@@ -326,8 +354,9 @@ impl Member {
     async fn end(&self, term: &Term, end: TermEnd) {
         // First, so that who waits is answered with the state of this term, and new requests go to the next active gateway.
         term.announce_end();
-        if end == TermEnd::SteppedDown {
-            term.requests_ended().await;
+        tracing::info!(reason = end.as_str(), "term ending");
+        if end == TermEnd::SteppedDown && !term.requests_ended().await {
+            tracing::warn!("term ends before its requests");
         }
         self.parts.active.end();
         {
@@ -335,6 +364,8 @@ impl Member {
             let settings = self.parts.settings.lock();
             self.parts.handler.reload(settings.gate.clone());
         }
+        tracing::info!("requests of the term answered");
         term.end().await;
+        tracing::info!("term ended");
     }
 }

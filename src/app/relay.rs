@@ -182,15 +182,21 @@ impl PeerRelay {
         let by = self.clock.deadline(patience);
         let mut view = self.view.clone();
         view.mark_unchanged();
-        let replaced = view.wait_for(|view| match view {
-            ClusterView::Standby(now) => now.attempt != leader.attempt,
-            ClusterView::Active => true,
-            ClusterView::Vacant | ClusterView::Unknown => false,
-        });
+        let replaced = async {
+            let changed = view.wait_for(|view| match view {
+                ClusterView::Standby(now) => now.attempt != leader.attempt,
+                ClusterView::Active => true,
+                ClusterView::Vacant | ClusterView::Unknown => false,
+            });
+            // An error means that this gateway knows no more of its cluster, not that there is another leader.
+            if changed.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         let answer = tokio::select! {
             biased;
             answer = take_answer(&client, call, by) => answer,
-            _replaced = replaced => return Err(Miss::Unknown),
+            () = replaced => return Err(Miss::Unknown),
         };
         match answer {
             Ok(answer) if answer.headers.contains_key(NOT_ACTIVE) => Err(Miss::NotSent),

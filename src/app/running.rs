@@ -435,6 +435,9 @@ impl Running {
             // Others turned to the next active gateway long ago.
             peers.drain(ADMIN_PATIENCE).await;
         }
+        if let Some(membership) = &self.membership {
+            membership.close().await;
+        }
         self.operator_api.close();
         if let Some(term) = &self.single {
             term.end().await;

@@ -26,7 +26,7 @@ use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 
 /// How long the end of a term waits for the requests that are answered.
-const REQUESTS_PATIENCE: Duration = Duration::from_secs(2);
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What every term is made from.
 #[derive(Clone, Debug)]
@@ -106,9 +106,10 @@ impl Term {
         ActiveGuard::new(self.requests.token())
     }
 
-    /// Waits until the requests that began are answered, for a moment at most.
-    pub(crate) async fn requests_ended(&self) {
-        drop(tokio::time::timeout(REQUESTS_PATIENCE, self.requests.ended()).await);
+    /// Waits until the requests that began are answered, for a moment at most. Returns whether they are.
+    pub(crate) async fn requests_ended(&self) -> bool {
+        let ended = tokio::time::timeout(REQUESTS_PATIENCE, self.requests.ended());
+        ended.await.is_ok()
     }
 
     /// Answers those who wait, and lets no request begin.

@@ -192,7 +192,7 @@ to = ["user:alice"]
 actions = ["read", "update", "restore"]
 vms = ["*"]
 [log]
-level = "warn"
+level = "info"
 access = false
 audit = "{folder}/{name}.audit"
 "#,
