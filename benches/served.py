@@ -98,7 +98,7 @@ def certificate(folder):
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     command = ["openssl", "req", "-x509", "-nodes", "-days", "30", *curve, "-keyout", files[0], "-out", files[1]]
     subprocess.run([*command, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
-    return f'[[certificate]]\ncertificate = "{files[1]}"\nkey = "{files[0]}"\n'
+    return f'[[certificate]]\nchain = "{files[1]}"\nkey = "{files[0]}"\n'
 
 
 def main():

@@ -25,7 +25,7 @@ UPLOAD_BYTES = 16 << 20
 class Edge:
     """The gateway, nginx and HAProxy, each on a plain port and one with TLS, before the same upstreams."""
 
-    def __init__(self, run):
+    def __init__(self, run, suffix=""):
         them = self.servers = run.servers
         folder = them.folder
         them.folder.chmod(0o755)
@@ -38,17 +38,17 @@ class Edge:
         self.sink = Sink()
         names = ("upstream", "nginx_plain", "nginx_tls", "haproxy_plain", "haproxy_tls")
         ports = {name: servers.free_port() for name in names}
-        them.nginx("edge-upstream", "upstream.conf", {"port": ports["upstream"], "body": "x" * 512})
+        them.nginx(f"edge-upstream{suffix}", "upstream.conf", {"port": ports["upstream"], "body": "x" * 512})
         values = {**ports, "sink": self.sink.port, "certificate": certificate, "key": key, "pem": pem, "password": servers.PASSWORD}
-        nginx = them.nginx("edge-nginx", "edge.nginx.conf", values)
-        path = them.render("edge.haproxy.cfg", "edge.haproxy.cfg", values)
-        haproxy = them.start(["haproxy", "-db", "-f", str(path)], "edge-haproxy.log")
+        nginx = them.nginx(f"edge-nginx{suffix}", "edge.nginx.conf", values)
+        path = them.render("edge.haproxy.cfg", f"edge{suffix}.haproxy.cfg", values)
+        haproxy = them.start(["haproxy", "-db", "-f", str(path)], f"edge-haproxy{suffix}.log")
         passed = run.passthrough_config(ports["upstream"])
         passed += passed.replace("trivial", "sink").replace("/passed", "/uploaded").replace(str(ports["upstream"]), str(self.sink.port))
-        tls = f'[[certificate]]\ncertificate = "{certificate}"\nkey = "{key}"\n'
-        self.plain = them.snapgate("edge", sim(4), extra=passed)
-        self.tls = them.snapgate("edge-tls", sim(4), extra=passed + tls)
-        self.logged = them.snapgate("edge-logged", sim(4), log=True)
+        tls = f'[[certificate]]\nchain = "{certificate}"\nkey = "{key}"\n'
+        self.plain = them.snapgate(f"edge{suffix}", sim(4), extra=passed)
+        self.tls = them.snapgate(f"edge-tls{suffix}", sim(4), extra=passed + tls)
+        self.logged = them.snapgate(f"edge-logged{suffix}", sim(4), log=True)
         self.ports = {
             OWN: (self.plain.port, self.tls.port),
             "nginx": (ports["nginx_plain"], ports["nginx_tls"]),
@@ -206,7 +206,7 @@ def access_log(run):
 
 def idle(run):
     """Memory of connections that have sent one request and wait."""
-    field, count = edge(run), run.scale(IDLE)
+    count = run.scale(IDLE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     head = f"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Cloud-Client-Specification-Version: {servers.VERSION}\r\n\r\n".encode()
@@ -230,7 +230,8 @@ def idle(run):
 
     rows = []
     for name, at, connect, most in (("plain", 0, plain, 16), ("TLS", 1, tls, 28), ("HTTP/2", 1, many, 28)):
-        size = {}
+        # New processes, because memory that was freed is used again.
+        size, field = {}, Edge(run, f"-idle-{name.replace('/', '')}")
         for who in (OWN, *PEERS):
             # A few first, so that what is made once is not counted.
             held = [connect(field.ports[who][at]) for _ in range(20)]

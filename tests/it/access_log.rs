@@ -56,7 +56,8 @@ fn read(mut reader: PipeReader) -> std::thread::JoinHandle<Vec<Value>> {
     let read = move || {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        let lines = text.lines();
+        // Warnings of the configuration come before the log begins.
+        let lines = text.lines().filter(|line| !line.starts_with("warning: "));
         lines
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?}")))
             .collect()

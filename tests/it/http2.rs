@@ -171,9 +171,8 @@ impl Connection {
                 let (response, mut stream) =
                     requests.send_request(request, body.is_none()).unwrap();
                 if let Some(body) = body {
-                    stream
-                        .send_data(Bytes::copy_from_slice(body), true)
-                        .unwrap();
+                    // Fails if the answer came first, which `finish` reads.
+                    drop(stream.send_data(Bytes::copy_from_slice(body), true));
                 }
                 (response,)
             }))
