@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use pingora::apps::ServerApp;
 use pingora::protocols::ALPN;
 use pingora::protocols::GetSocketDigest as _;
+use pingora::protocols::SocketDigest;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
 
@@ -21,6 +22,7 @@ use crate::listener::connection::Http1Connection;
 use crate::listener::connection_phase::ConnectionPhase;
 use crate::listener::connection_phase::PhaseSnapshot;
 use crate::listener::connection_phase::PhaseTracker;
+use crate::listener::http2_connection::Http2Connection;
 use crate::listener::per_ip_limit::ConnectionSlot;
 use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::per_ip_limit::TooManyConnections;
@@ -32,8 +34,11 @@ use crate::runtime::Stop;
 use crate::telemetry::Metrics;
 
 /// How long an idle connection stays open when the gateway stops. A request that arrives in this time is answered with
-/// `Http1Connection: close`; HTTP/2 sends GOAWAY.
+/// `Connection: close`; HTTP/2 sends GOAWAY.
 const IDLE_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How long a client of HTTP/2 may take to acknowledge that the connection ends. Until then requests of it may arrive, which
+/// are answered.
+const GOAWAY_DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Why a connection ended. The words are values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +171,7 @@ impl ConnectionGuard {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(socket));
         };
+        let digest = socket.get_socket_digest();
         tokio::select! {
             biased;
             // Boxed, so that the task of the connection does not hold room for a handshake for its whole life.
@@ -176,8 +182,22 @@ impl ConnectionGuard {
                     Err(CloseReason::BadHandshake)
                 }
             },
-            () = self.stop.given() => Err(CloseReason::Stopping),
+            () = self.wait_until_handshake_stopped(digest) => Err(CloseReason::Stopping),
             () = tokio::time::sleep(self.limits.handshake_timeout) => Err(CloseReason::SlowHandshake),
+        }
+    }
+
+    /// Resolves when the gateway stops and the client has begun no handshake, or may not finish it. A client that is cut off in the
+    /// middle of a handshake sees an error instead of a connection that ends.
+    async fn wait_until_handshake_stopped(&self, digest: Option<Arc<SocketDigest>>) {
+        self.stop.given().await;
+        tokio::select! {
+            () = self.cut.given() => return,
+            () = tokio::time::sleep(IDLE_DRAIN_TIME) => {}
+        }
+        let received = digest.and_then(|digest| Some(digest.tcp_info()?.tcpi_bytes_received));
+        if received.is_some_and(|bytes| bytes > 0) {
+            self.cut.given().await;
         }
     }
 
@@ -193,7 +213,7 @@ impl ConnectionGuard {
             self.leaving.receiver()
         };
         let stream: Stream = if is_http2 {
-            stream
+            Box::new(Http2Connection::new(stream, phases.clone()))
         } else {
             Box::new(Http1Connection::new(
                 stream,
@@ -240,17 +260,34 @@ impl ConnectionGuard {
 
     /// Resolves when the gateway stops and the connection has no request to finish, or may not finish it.
     async fn wait_until_stopped(&self, phases: &PhaseTracker, is_http2: bool) -> CloseReason {
-        // A client of HTTP/2 that connects while others are asked to leave may stay until the gateway stops.
-        if !self.leaving.is_given() {
-            self.leaving.given().await;
-            if is_http2 {
-                phases.refuse_more_requests();
-            }
+        if !is_http2 {
+            return self.wait_until_idle(phases, IDLE_DRAIN_TIME).await;
         }
+        tokio::select! {
+            reason = self.wait_until_idle(phases, GOAWAY_DRAIN_TIME) => reason,
+            never = self.ask_to_leave(phases) => never,
+        }
+    }
+
+    /// Asks the client of HTTP/2 to leave when that is due. Never resolves: Pingora ends the connection when it is ready to.
+    async fn ask_to_leave(&self, phases: &PhaseTracker) -> CloseReason {
+        // A client that connects while others are asked to leave may stay until the gateway stops.
+        if self.leaving.is_given() {
+            self.stop.given().await;
+        }
+        self.leaving.given().await;
+        // A client that has just connected has a request: it would have to connect again for it.
+        let changed = phases.wait_for_change();
+        if phases.snapshot().phase == ConnectionPhase::First {
+            drop(tokio::time::timeout(IDLE_DRAIN_TIME, changed).await);
+        }
+        phases.ask_to_leave();
+        std::future::pending().await
+    }
+
+    /// Resolves when the gateway stops and the connection was idle for `idle_max`, or may not finish its request.
+    async fn wait_until_idle(&self, phases: &PhaseTracker, idle_max: Duration) -> CloseReason {
         self.stop.given().await;
-        if is_http2 {
-            phases.refuse_more_requests();
-        }
         loop {
             let changed = phases.wait_for_change();
             // A partly received head is waited for, within the limit for heads.
@@ -260,7 +297,7 @@ impl ConnectionGuard {
                 () = self.cut.given() => {
                     return if was_busy { CloseReason::Cut } else { CloseReason::Stopping };
                 }
-                () = tokio::time::sleep(IDLE_DRAIN_TIME), if !was_busy => {
+                () = tokio::time::sleep(idle_max), if !was_busy => {
                     if !phases.is_busy() {
                         return CloseReason::Stopping;
                     }
