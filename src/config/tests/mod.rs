@@ -4,6 +4,7 @@ mod backends;
 mod cluster;
 mod documentation;
 mod nested_tables;
+mod page;
 mod passthrough;
 
 use std::fs;
