@@ -24,48 +24,28 @@ use crate::schema::Section;
 /// Longest prefix in bytes: it stands in every key.
 const PREFIX_BYTES_MAX: usize = 128;
 
-/// Reports every key of the table that is set although the operations are in a file.
-pub(super) fn refuse(section: &Section<'_>) {
-    let keys = [
-        key::ENDPOINTS.name,
-        key::PREFIX.name,
-        key::CA.name,
-        key::CLIENT_CERT.name,
-        key::CLIENT_KEY.name,
-        key::USERNAME.name,
-        key::PASSWORD.name,
-        key::LEASE.name,
-    ];
-    for name in keys.into_iter().filter(|name| section.has(name)) {
-        let hint = "remove it, or write store = \"etcd\" in [operations]";
-        section.report_key(
-            name,
-            "has no effect without operations.store = \"etcd\"",
-            hint,
-        );
-    }
-}
-
-/// Reads the table; `None` after an error was reported.
+/// Reads the table; `None` after an error was reported, or when it is not used and names no member. `is_used` says that the
+/// operations are in etcd.
 pub(super) fn read(
     reader: &Reader<'_>,
     section: &Section<'_>,
     source: &SecretSource<'_>,
+    is_used: bool,
 ) -> Option<Config> {
-    let endpoints = read_endpoints(reader, section);
+    let endpoints = read_endpoints(reader, section, is_used);
     let is_encrypted = endpoints
         .as_ref()
-        .is_none_or(|endpoints| endpoints.iter().any(|url| url.starts_with("https://")));
+        .map(|endpoints| endpoints.iter().any(|url| url.starts_with("https://")));
     let prefix = read_prefix(reader, section);
     let credentials = read_credentials(reader, section, source);
     let identity = read_identity(section, source, is_encrypted);
     let ca = section.read_text(&key::CA);
     let lease = section.read_duration(&key::LEASE);
-    let authorities = if is_encrypted {
+    let authorities = if is_encrypted == Some(true) {
         Some(read_authorities(section, source, ca.as_ref())?)
     } else {
-        if let Some(ca) = &ca {
-            reader.report_text(ca, "has no effect with http://", "remove it");
+        if let Some(ca) = ca.filter(|_| is_encrypted == Some(false)) {
+            reader.report_text(&ca, "has no effect with http://", "remove it");
         }
         None
     };
@@ -78,22 +58,26 @@ pub(super) fn read(
         lease,
     };
     check_certificates(section, &config)?;
-    warn_of_cleartext(reader, &config);
+    if is_used {
+        warn_of_cleartext(reader, &config);
+    } else {
+        let what = "has no effect without operations.store = \"etcd\"";
+        reader.warn(format!("etcd: {what}"));
+    }
     Some(config)
 }
 
-fn read_endpoints(reader: &Reader<'_>, section: &Section<'_>) -> Option<Vec<String>> {
+fn read_endpoints(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    is_used: bool,
+) -> Option<Vec<String>> {
     let found = section.read_distinct_texts(&key::ENDPOINTS);
     if found.is_empty() {
-        if !section.has(key::ENDPOINTS.name) {
+        if is_used {
             let hint = "write endpoints = [\"https://etcd1:2379\"] in [etcd]";
-            section.report_key(
-                key::ENDPOINTS.name,
-                "is required with operations.store = \"etcd\"",
-                hint,
-            );
-        } else {
-            section.report_key(key::ENDPOINTS.name, "must name a member", "");
+            let what = "must name a member with operations.store = \"etcd\"";
+            section.report_key(key::ENDPOINTS.name, what, hint);
         }
         return None;
     }
@@ -186,7 +170,7 @@ fn read_credentials(
 fn read_identity(
     section: &Section<'_>,
     source: &SecretSource<'_>,
-    is_encrypted: bool,
+    is_encrypted: Option<bool>,
 ) -> Result<Option<Identity>, Reported> {
     let certificate = section.read_text(&key::CLIENT_CERT);
     let private_key = section.read_text(&key::CLIENT_KEY);
@@ -203,7 +187,7 @@ fn read_identity(
             return Err(Reported);
         }
     };
-    if !is_encrypted {
+    if is_encrypted == Some(false) {
         section.report_text(&certificate, "has no effect with http://", "use https://");
         return Err(Reported);
     }
