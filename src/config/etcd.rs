@@ -278,7 +278,11 @@ fn is_loopback_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::config::load;
+    use crate::operations::StoreLocation;
 
     #[test]
     fn endpoints_name_a_scheme_a_host_and_a_port() {
@@ -296,5 +300,168 @@ mod tests {
         for (text, is_good) in rows {
             assert_eq!(check_endpoint(text).is_ok(), is_good, "{text}");
         }
+    }
+
+    /// Loads a configuration with this table; the problems and warnings as one text.
+    fn report(operations: &str, table: &str) -> (String, Option<Config>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        let made = rcgen::generate_simple_self_signed(["etcd1".to_owned()]).unwrap();
+        fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
+        fs::write(
+            folder.path().join("key.pem"),
+            made.signing_key.serialize_pem(),
+        )
+        .unwrap();
+        fs::write(folder.path().join("password"), "secret\n").unwrap();
+        fs::write(
+            &file,
+            format!("[operations]\n{operations}\n[etcd]\n{table}"),
+        )
+        .unwrap();
+        match load(&file, &|_| None) {
+            Ok(settings) => {
+                let config = match &settings.operations.store {
+                    StoreLocation::Etcd(config) => Some(Config::clone(config)),
+                    StoreLocation::File(_) => None,
+                };
+                (settings.notes.join("\n"), config)
+            }
+            Err(problems) => (problems.to_string(), None),
+        }
+    }
+
+    #[test]
+    fn every_error_names_its_key() {
+        const USED: &str = "store = \"etcd\"\noperator_file = \"o\"";
+        const TLS: &str = "endpoints = [\"https://etcd1:2379\"]\nca = \"ca.pem\"\n";
+        let tls = |more: &str| format!("{TLS}{more}");
+        let plain = |more: &str| format!("endpoints = [\"http://127.0.0.1:1\"]\n{more}");
+        let rows = [
+            (
+                "no member",
+                USED,
+                String::new(),
+                "etcd.endpoints: must name a member",
+            ),
+            (
+                "no operator file",
+                "store = \"etcd\"",
+                tls(""),
+                "operations.operator_file: is required",
+            ),
+            (
+                "not used",
+                "store = \"./etcd\"",
+                tls(""),
+                "etcd: has no effect without operations.store",
+            ),
+            (
+                "a malformed member",
+                USED,
+                "endpoints = [\"etcd1\"]".to_owned(),
+                "etcd.endpoints[0]: is not the URL",
+            ),
+            (
+                "twice",
+                USED,
+                "endpoints = [\"http://a:1\", \"http://a:1\"]".to_owned(),
+                "etcd.endpoints[1]: duplicate",
+            ),
+            (
+                "mixed",
+                USED,
+                "endpoints = [\"http://a:1\", \"https://b:1\"]".to_owned(),
+                "has both http:// and https://",
+            ),
+            (
+                "prefix",
+                USED,
+                plain("prefix = \"snapgate\""),
+                "etcd.prefix: is not a prefix of keys",
+            ),
+            (
+                "prefix with an empty part",
+                USED,
+                plain("prefix = \"/a//b\""),
+                "etcd.prefix: is not a prefix of keys",
+            ),
+            (
+                "ca without TLS",
+                USED,
+                plain("ca = \"ca.pem\""),
+                "etcd.ca: has no effect with http://",
+            ),
+            (
+                "absent ca",
+                USED,
+                "endpoints = [\"https://a:1\"]\nca = \"no.pem\"".to_owned(),
+                "etcd.ca: cannot read",
+            ),
+            (
+                "certificate alone",
+                USED,
+                tls("client_cert = \"ca.pem\""),
+                "etcd.client_cert: has no key",
+            ),
+            (
+                "key alone",
+                USED,
+                tls("client_key = \"key.pem\""),
+                "etcd.client_key: has no certificate",
+            ),
+            (
+                "not a key",
+                USED,
+                tls("client_cert = \"ca.pem\"\nclient_key = \"password\""),
+                "etcd.client_cert: the client certificate and key",
+            ),
+            (
+                "user alone",
+                USED,
+                plain("username = \"u\""),
+                "etcd.username: has no password",
+            ),
+            (
+                "password alone",
+                USED,
+                plain("password = \"file:password\""),
+                "etcd.password: has no username",
+            ),
+            (
+                "the password itself",
+                USED,
+                plain("username = \"u\"\npassword = \"secret\""),
+                "etcd.password: contains the secret itself",
+            ),
+            (
+                "unknown key",
+                USED,
+                plain("endpoint = \"x\""),
+                "etcd.endpoint: unknown key",
+            ),
+            (
+                "cleartext",
+                USED,
+                "endpoints = [\"http://etcd1:1\"]".to_owned(),
+                "operations cross the network in cleartext",
+            ),
+            ("loopback", USED, plain(""), ""),
+        ];
+        for (name, operations, table, expected) in rows {
+            let (found, _) = report(operations, &table);
+            assert_eq!(found.is_empty(), expected.is_empty(), "{name}: {found}");
+            assert!(found.contains(expected), "{name}: {found}");
+        }
+        let all = tls(
+            "prefix = \"/lab/gateways\"\nclient_cert = \"ca.pem\"\nclient_key = \"key.pem\"\nusername = \"u\"\npassword = \"file:password\"\nlease = \"5s\"",
+        );
+        let (problems, config) = report(USED, &all);
+        let config = config.unwrap_or_else(|| panic!("{problems}"));
+        assert_eq!(config.prefix, "/lab/gateways", "the prefix");
+        assert_eq!(config.lease.as_secs(), 5, "the lease");
+        let credentials = config.credentials.unwrap();
+        assert_eq!(credentials.password.reveal(), "secret", "from its file");
+        assert!(config.identity.is_some(), "the certificate");
     }
 }

@@ -1,4 +1,8 @@
 //! Rules about single records: create, update, keys, numbers of changes, expiry, annotations.
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "what a test counts is small"
+)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -270,7 +270,10 @@ impl Writer {
                     None
                 }
             },
-            Err(EtcdError::Unknown(why)) => self.settle_batch(writes, batch, why).await,
+            Err(EtcdError::Unknown(why)) => {
+                tracing::warn!(error = why, "outcome of a write to etcd unknown");
+                self.settle_batch(writes, &batch).await
+            }
             Err(error) => {
                 fail_all(writes, &unavailable(&error));
                 None
@@ -312,7 +315,7 @@ impl Writer {
                 }
                 done.push((write, Ok(None)));
             } else {
-                match self.look_at_refused_write(&write, answer).await {
+                match self.look_at_refused_write(&write, &answer).await {
                     Some(result) => done.push((write, result)),
                     None => again.push(write),
                 }
@@ -354,7 +357,7 @@ impl Writer {
     async fn look_at_refused_write(
         &mut self,
         write: &Write,
-        answer: TxnResponse,
+        answer: &TxnResponse,
     ) -> Option<Result<Option<Created>, StoreError>> {
         let mut found = answer.op_responses().into_iter().map(first);
         let stored = found.next().flatten();
@@ -439,13 +442,7 @@ impl Writer {
     }
 
     /// Finds out whether a transaction was applied whose callers wait. Returns the writes that are to be tried again.
-    async fn settle_batch(
-        &mut self,
-        writes: Vec<Write>,
-        batch: Batch,
-        why: String,
-    ) -> Option<Vec<Write>> {
-        tracing::warn!(error = why, "outcome of a write to etcd unknown");
+    async fn settle_batch(&mut self, writes: Vec<Write>, batch: &Batch) -> Option<Vec<Write>> {
         let mut unsettled = Unsettled {
             marks: vec![batch.state.batch],
             links: Vec::new(),
@@ -453,11 +450,11 @@ impl Writer {
         };
         let error = match self.settle(&mut unsettled, SETTLE_FOR).await {
             Settled::NotApplied => return Some(writes),
-            Settled::Applied => return Some(self.finish_applied(writes, &batch).await),
+            Settled::Applied => return Some(self.finish_applied(writes, batch).await),
             Settled::Fenced => fenced(),
             Settled::Failed(error) => error,
             Settled::Unknown(why) => {
-                self.abandon(unsettled, &writes, &batch);
+                self.abandon(unsettled, &writes, batch);
                 for write in writes {
                     let why = why.clone();
                     let error = match &write {
