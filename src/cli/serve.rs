@@ -22,6 +22,7 @@ use crate::config::Watch;
 use crate::listener;
 use crate::listener::Inherited;
 use crate::listener::Sockets;
+use crate::model::error_chain;
 use crate::runtime::Clock;
 use crate::runtime::Notice;
 use crate::runtime::Signal;
@@ -246,12 +247,6 @@ fn notify_manager(notice: Notice) {
 }
 
 /// A failure as one sentence, with its causes.
-pub(super) fn other(error: impl std::error::Error) -> CliError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    CliError::Other(text)
+pub(super) fn other(error: impl std::error::Error + 'static) -> CliError {
+    CliError::Other(error_chain(&error))
 }

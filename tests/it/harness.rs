@@ -206,6 +206,19 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// Status, standard output and standard error of a command on this configuration.
+pub(crate) fn command_output(arguments: &[&str], config: &Path) -> (i32, String, String) {
+    let output = program()
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap();
+    (code, text(output.stdout), text(output.stderr))
+}
+
 /// What `check --probe` says about a configuration: exit code and standard output.
 pub(crate) fn probe(config: &str) -> (Option<i32>, String) {
     let output = program()
@@ -217,6 +230,21 @@ pub(crate) fn probe(config: &str) -> (Option<i32>, String) {
 }
 
 impl Process {
+    /// Starts the demo in this folder, on free ports.
+    pub(crate) fn start_demo(folder: &Path, more: &[&str]) -> Self {
+        let folder = folder.to_str().unwrap();
+        let arguments = [
+            "demo",
+            "--dir",
+            folder,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ];
+        Self::start(&[&arguments, more].concat())
+    }
+
     /// Starts it with these arguments and waits until it says where it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::launch(arguments, |_pid| {})

@@ -4,7 +4,6 @@
 //! credentials from it. Every call has a deadline and every answer a largest size. An error says whether bytes may have
 //! reached the VM manager. HTTP/1.1 over TLS 1.2 or later, over a unix socket, or to a port of this machine.
 
-mod credential;
 mod error;
 mod fault;
 mod server;
@@ -16,8 +15,6 @@ pub(crate) mod tls_keys;
 #[cfg(test)]
 mod tests;
 
-pub use credential::Credential;
-pub use credential::CredentialError;
 pub use error::BuildError;
 pub use error::TransportError;
 pub use fault::timed_out_text;
@@ -53,6 +50,7 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::model::Deadline;
 use crate::model::Secret;
+use crate::model::error_chain;
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
@@ -240,7 +238,7 @@ impl Client {
         };
         let http = builder
             .build()
-            .map_err(|error| BuildError::Client(error::chain(&error)))?;
+            .map_err(|error| BuildError::Client(error_chain(&error)))?;
         reqwest::Url::parse(&base).map_err(|error| BuildError::Address(error.to_string()))?;
         Ok(Self {
             http,
