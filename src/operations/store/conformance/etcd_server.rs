@@ -78,7 +78,7 @@ impl EtcdServer {
     /// A prefix of its own and a short lease.
     pub(in crate::operations::store) fn config(&self) -> Config {
         Config {
-            lease: Duration::from_secs(2),
+            lease: Duration::from_secs(5),
             ..Config::plain(vec![self.client_url.clone()])
         }
     }

@@ -23,6 +23,13 @@ use crate::operations::testing::operation;
 /// How long a store may take until it works again.
 const RECOVERY: Duration = Duration::from_secs(20);
 
+/// A store whose lease is longer than etcd is suspended: the clock of etcd goes on meanwhile.
+async fn open_for_long(server: &EtcdServer) -> Arc<EtcdStore> {
+    let lease = Duration::from_secs(60);
+    let opened = try_open_with(server, "gateway-1", lease).await;
+    opened.expect("opens")
+}
+
 /// Tries until it is written.
 async fn update_at_last(store: &EtcdStore, state: &Arc<Operation>) {
     let trying = async {
@@ -39,7 +46,7 @@ async fn a_write_whose_answer_is_late_is_answered_once_it_is_known() {
     let Some(server) = EtcdServer::start(&[]) else {
         return;
     };
-    let store = open(&server, "gateway-1").await;
+    let store = open_for_long(&server).await;
     let made = operation(1, "vm", "b");
     store.create(Arc::new(made.clone())).await.unwrap();
     for number in 2..=4 {
@@ -67,10 +74,7 @@ async fn what_was_refused_because_its_outcome_was_unknown_is_not_there_later() {
     let Some(server) = EtcdServer::start(&[]) else {
         return;
     };
-    // Longer than etcd is suspended: its clock goes on.
-    let lease = Duration::from_secs(60);
-    let opened = try_open_with(&server, "gateway-1", lease).await;
-    let store = opened.expect("opens");
+    let store = open_for_long(&server).await;
     let made = operation(1, "vm", "b");
     store.create(Arc::new(made.clone())).await.unwrap();
     server.signal(Signal::STOP);
@@ -93,7 +97,7 @@ async fn a_killed_etcd_loses_nothing_that_was_answered() {
     let Some(mut server) = EtcdServer::start(&[]) else {
         return;
     };
-    let store = open(&server, "gateway-1").await;
+    let store = open_for_long(&server).await;
     let (mut answered, mut number) = (Vec::new(), 0);
     for round in 0..5_u32 {
         let writers = (0..8).map(|_| {
@@ -143,7 +147,7 @@ async fn a_full_etcd_refuses_writes_and_answers_reads() {
     let Some(server) = EtcdServer::start(&["--quota-backend-bytes", "16777216"]) else {
         return;
     };
-    let store = open(&server, "gateway-1").await;
+    let store = open_for_long(&server).await;
     let first = Arc::new(operation(1, "vm", "b"));
     store.create(Arc::clone(&first)).await.unwrap();
     let connection = server.ready().await;

@@ -101,7 +101,7 @@ async fn an_idle_gateway_keeps_its_lock() {
         return;
     };
     let store = open(&server, "gateway-1").await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert!(!store.lost().unwrap().is_given(), "renewed");
     store
         .create(Arc::new(operation(1, "vm", "b")))
