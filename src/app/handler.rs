@@ -134,14 +134,13 @@ impl Handler for GatewayHandler {
         if !telemetry::is_access_logged() && !telemetry::is_tracing_exported() {
             return;
         }
-        let peer = access.peer.map(|value: IpAddr| value.to_string());
-        let client = pass.client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         self.report(&AccessRecord {
+            time: self.clock.now(),
             request: pass.request.as_str(),
             trace: Some(pass.trace),
-            peer: peer.as_deref().unwrap_or_default(),
-            client: client.as_deref().unwrap_or_default(),
+            peer: access.peer,
+            client: pass.client,
             method: pass.method,
             route: "passthrough",
             status,
@@ -168,17 +167,16 @@ impl Handler for GatewayHandler {
         if !telemetry::is_access_logged() && !telemetry::is_tracing_exported() {
             return;
         }
-        let peer = access.peer.map(|value: IpAddr| value.to_string());
         let client = exchange
             .and_then(|exchange| exchange.client)
             .or(access.peer);
-        let client = client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         self.report(&AccessRecord {
+            time: self.clock.now(),
             request: exchange.map_or("", |exchange| exchange.request.as_str()),
             trace: exchange.and_then(|exchange| exchange.trace),
-            peer: peer.as_deref().unwrap_or_default(),
-            client: client.as_deref().unwrap_or_default(),
+            peer: access.peer,
+            client,
             method,
             route,
             status,
@@ -206,7 +204,7 @@ impl GatewayHandler {
         if telemetry::is_access_logged() {
             telemetry::log_access(access);
         }
-        telemetry::record_request_span(access, self.clock.now());
+        telemetry::record_request_span(access);
     }
 }
 

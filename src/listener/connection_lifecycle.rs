@@ -10,17 +10,22 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use pingora::apps::ServerApp;
+use pingora::apps::HttpServerApp;
 use pingora::protocols::ALPN;
 use pingora::protocols::GetSocketDigest as _;
+use pingora::protocols::SocketDigest;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
+use tokio::sync::Semaphore;
 
 use crate::listener::Limits;
 use crate::listener::connection::Http1Connection;
 use crate::listener::connection_phase::ConnectionPhase;
 use crate::listener::connection_phase::PhaseSnapshot;
 use crate::listener::connection_phase::PhaseTracker;
+use crate::listener::http1_requests::serve_http1;
+use crate::listener::http2_connection::Http2Connection;
+use crate::listener::http2_requests::serve_http2;
 use crate::listener::per_ip_limit::ConnectionSlot;
 use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::per_ip_limit::TooManyConnections;
@@ -32,8 +37,14 @@ use crate::runtime::Stop;
 use crate::telemetry::Metrics;
 
 /// How long an idle connection stays open when the gateway stops. A request that arrives in this time is answered with
-/// `Http1Connection: close`; HTTP/2 sends GOAWAY.
+/// `Connection: close`; HTTP/2 sends GOAWAY.
 const IDLE_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How long a client of HTTP/2 may take to acknowledge that the connection ends. Until then requests of it may arrive, which
+/// are answered.
+const GOAWAY_DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Shortest time between two checks whether a connection is overdue, while it is not idle.
+const OVERDUE_CHECK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a connection ended. The words are values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +109,8 @@ pub(super) struct ConnectionGuard {
     pub(super) stop: Stop,
     /// Connections end at once, even while a request is handled.
     pub(super) cut: Stop,
+    /// HTTP/2 connections that may have a large window.
+    pub(super) wide_connections: Arc<Semaphore>,
     pub(super) open: AtomicUsize,
 }
 
@@ -115,7 +128,7 @@ impl ConnectionGuard {
     /// Serves the connection until it ends.
     pub(super) async fn serve_connection<A>(&self, app: &Arc<A>, socket: Socket)
     where
-        A: ServerApp + Send + Sync + 'static,
+        A: HttpServerApp + Send + Sync + 'static,
     {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.publish_open_count();
@@ -166,6 +179,7 @@ impl ConnectionGuard {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(socket));
         };
+        let digest = socket.get_socket_digest();
         tokio::select! {
             biased;
             // Boxed, so that the task of the connection does not hold room for a handshake for its whole life.
@@ -176,36 +190,41 @@ impl ConnectionGuard {
                     Err(CloseReason::BadHandshake)
                 }
             },
-            () = self.stop.given() => Err(CloseReason::Stopping),
+            () = self.wait_until_handshake_stopped(digest) => Err(CloseReason::Stopping),
             () = tokio::time::sleep(self.limits.handshake_timeout) => Err(CloseReason::SlowHandshake),
+        }
+    }
+
+    /// Resolves when the gateway stops and the client has begun no handshake, or may not finish it. A client that is cut off in the
+    /// middle of a handshake sees an error instead of a connection that ends.
+    async fn wait_until_handshake_stopped(&self, digest: Option<Arc<SocketDigest>>) {
+        self.stop.given().await;
+        tokio::select! {
+            () = self.cut.given() => return,
+            () = tokio::time::sleep(IDLE_DRAIN_TIME) => {}
+        }
+        let received = digest.and_then(|digest| Some(digest.tcp_info()?.tcpi_bytes_received));
+        if received.is_some_and(|bytes| bytes > 0) {
+            self.cut.given().await;
         }
     }
 
     async fn serve_requests<A>(&self, app: &Arc<A>, stream: Stream) -> CloseReason
     where
-        A: ServerApp + Send + Sync + 'static,
+        A: HttpServerApp + Send + Sync + 'static,
     {
         let phases = tracker_of(&stream).unwrap_or_else(PhaseTracker::new);
         let is_http2 = stream.selected_alpn_proto() == Some(ALPN::H2);
-        let shutdown = if is_http2 {
-            phases.subscribe_last_request()
-        } else {
-            self.leaving.receiver()
-        };
-        let stream: Stream = if is_http2 {
-            stream
-        } else {
-            Box::new(Http1Connection::new(
-                stream,
-                phases.clone(),
-                self.unreadable.clone(),
-            ))
-        };
         let work = phases.scope(async {
-            let mut next = app.process_new(stream, &shutdown).await;
-            while let Some(stream) = next {
-                next = app.process_new(stream, &shutdown).await;
+            if is_http2 {
+                // Boxed, so that the many connections of HTTP/1 have no room for it.
+                let wide = &self.wide_connections;
+                let stream = Box::new(Http2Connection::new(stream, phases.clone()));
+                return Box::pin(serve_http2(app, stream, &phases, wide)).await;
             }
+            let (tracker, unreadable) = (phases.clone(), self.unreadable.clone());
+            let stream = Box::new(Http1Connection::new(stream, tracker, unreadable));
+            serve_http1(app, stream, &self.leaving.receiver()).await;
         });
         // The work is polled first: a request that was already read is handled, whatever else happened meanwhile.
         tokio::select! {
@@ -224,12 +243,24 @@ impl ConnectionGuard {
         loop {
             let now = phases.snapshot();
             let spent = now.since.elapsed();
+            // Every later phase may take at least this long, so its end is not missed.
+            let soon = self.limits.header_timeout.min(self.limits.idle_timeout);
             let left = match now.phase {
-                // Every later phase may take at least this long, so its end is not missed.
-                ConnectionPhase::Busy => self.limits.header_timeout,
-                ConnectionPhase::First => self.limits.header_timeout.saturating_sub(spent),
-                // Pingora's keep-alive timer (see `proxy.rs`) closes a merely idle connection before this.
-                ConnectionPhase::Next => self.next_head_timeout().saturating_sub(spent),
+                ConnectionPhase::Busy => soon.max(OVERDUE_CHECK_PAUSE),
+                ConnectionPhase::First => {
+                    let left = self.limits.header_timeout.saturating_sub(spent);
+                    left.min(soon.max(OVERDUE_CHECK_PAUSE))
+                }
+                ConnectionPhase::Next if phases.has_head_begun() => {
+                    self.next_head_timeout().saturating_sub(spent)
+                }
+                ConnectionPhase::Next => {
+                    let left = self.limits.idle_timeout.saturating_sub(spent);
+                    if left.is_zero() {
+                        return CloseReason::Idle;
+                    }
+                    left
+                }
             };
             if left.is_zero() {
                 return CloseReason::SlowHeader;
@@ -240,17 +271,34 @@ impl ConnectionGuard {
 
     /// Resolves when the gateway stops and the connection has no request to finish, or may not finish it.
     async fn wait_until_stopped(&self, phases: &PhaseTracker, is_http2: bool) -> CloseReason {
-        // A client of HTTP/2 that connects while others are asked to leave may stay until the gateway stops.
-        if !self.leaving.is_given() {
-            self.leaving.given().await;
-            if is_http2 {
-                phases.refuse_more_requests();
-            }
+        if !is_http2 {
+            return self.wait_until_idle(phases, IDLE_DRAIN_TIME).await;
         }
+        tokio::select! {
+            reason = self.wait_until_idle(phases, GOAWAY_DRAIN_TIME) => reason,
+            never = self.ask_to_leave(phases) => never,
+        }
+    }
+
+    /// Asks the client of HTTP/2 to leave when that is due. Never resolves: Pingora ends the connection when it is ready to.
+    async fn ask_to_leave(&self, phases: &PhaseTracker) -> CloseReason {
+        // A client that connects while others are asked to leave may stay until the gateway stops.
+        if self.leaving.is_given() {
+            self.stop.given().await;
+        }
+        self.leaving.given().await;
+        // A client that has just connected has a request: it would have to connect again for it.
+        let changed = phases.wait_for_change();
+        if phases.snapshot().phase == ConnectionPhase::First {
+            drop(tokio::time::timeout(IDLE_DRAIN_TIME, changed).await);
+        }
+        phases.ask_to_leave();
+        std::future::pending().await
+    }
+
+    /// Resolves when the gateway stops and the connection was idle for `idle_max`, or may not finish its request.
+    async fn wait_until_idle(&self, phases: &PhaseTracker, idle_max: Duration) -> CloseReason {
         self.stop.given().await;
-        if is_http2 {
-            phases.refuse_more_requests();
-        }
         loop {
             let changed = phases.wait_for_change();
             // A partly received head is waited for, within the limit for heads.
@@ -260,7 +308,7 @@ impl ConnectionGuard {
                 () = self.cut.given() => {
                     return if was_busy { CloseReason::Cut } else { CloseReason::Stopping };
                 }
-                () = tokio::time::sleep(IDLE_DRAIN_TIME), if !was_busy => {
+                () = tokio::time::sleep(idle_max), if !was_busy => {
                     if !phases.is_busy() {
                         return CloseReason::Stopping;
                     }

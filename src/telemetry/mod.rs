@@ -24,6 +24,7 @@ pub use line_format::LineFormat;
 pub use log::AccessRecord;
 pub use log::LogConfig;
 pub use log::LogError;
+pub use log::close_log;
 pub use log::init_logging;
 pub use log::is_access_logged;
 pub use log::log_access;

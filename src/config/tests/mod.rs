@@ -3,6 +3,7 @@
 mod backends;
 mod documentation;
 mod nested_tables;
+mod page;
 mod passthrough;
 
 use std::fs;
