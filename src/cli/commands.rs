@@ -33,6 +33,7 @@ use crate::cli::log_level;
 use crate::cli::operations;
 use crate::cli::output::Output;
 use crate::cli::serve;
+use crate::cli::store;
 use crate::cli::support_bundle;
 use crate::cli::token;
 use crate::cli::top;
@@ -103,6 +104,11 @@ enum Command {
     Cluster {
         #[command(subcommand)]
         command: cluster::ClusterCommand,
+    },
+    /// Copy the operation store into another one, or verify it, while no gateway runs
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
     },
     /// Verify an audit trail
     Audit {
@@ -238,6 +244,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
         Command::Operations { command } => operations::run(&command, output),
         Command::Cluster { command } => cluster::run(&command, output),
+        Command::Store { command } => store::run(&command, output),
         Command::Doctor(arguments) => match doctor::run(&arguments, output)? {
             true => Ok(()),
             false => Err(CliError::No),

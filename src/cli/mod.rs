@@ -23,6 +23,7 @@ mod log_level;
 mod operations;
 mod output;
 mod serve;
+mod store;
 mod successor;
 mod support_bundle;
 mod token;

@@ -24,48 +24,28 @@ use crate::schema::Section;
 /// Longest prefix in bytes: it stands in every key.
 const PREFIX_BYTES_MAX: usize = 128;
 
-/// Reports every key of the table that is set although the operations are in a file.
-pub(super) fn refuse(section: &Section<'_>) {
-    let keys = [
-        key::ENDPOINTS.name,
-        key::PREFIX.name,
-        key::CA.name,
-        key::CLIENT_CERT.name,
-        key::CLIENT_KEY.name,
-        key::USERNAME.name,
-        key::PASSWORD.name,
-        key::LEASE.name,
-    ];
-    for name in keys.into_iter().filter(|name| section.has(name)) {
-        let hint = "remove it, or write store = \"etcd\" in [operations]";
-        section.report_key(
-            name,
-            "has no effect without operations.store = \"etcd\"",
-            hint,
-        );
-    }
-}
-
-/// Reads the table; `None` after an error was reported.
+/// Reads the table; `None` after an error was reported, or when it is not used and names no member. `is_used` says that the
+/// operations are in etcd.
 pub(super) fn read(
     reader: &Reader<'_>,
     section: &Section<'_>,
     source: &SecretSource<'_>,
+    is_used: bool,
 ) -> Option<Config> {
-    let endpoints = read_endpoints(reader, section);
+    let endpoints = read_endpoints(reader, section, is_used);
     let is_encrypted = endpoints
         .as_ref()
-        .is_none_or(|endpoints| endpoints.iter().any(|url| url.starts_with("https://")));
+        .map(|endpoints| endpoints.iter().any(|url| url.starts_with("https://")));
     let prefix = read_prefix(reader, section);
     let credentials = read_credentials(reader, section, source);
     let identity = read_identity(section, source, is_encrypted);
     let ca = section.read_text(&key::CA);
     let lease = section.read_duration(&key::LEASE);
-    let authorities = if is_encrypted {
+    let authorities = if is_encrypted == Some(true) {
         Some(read_authorities(section, source, ca.as_ref())?)
     } else {
-        if let Some(ca) = &ca {
-            reader.report_text(ca, "has no effect with http://", "remove it");
+        if let Some(ca) = ca.filter(|_| is_encrypted == Some(false)) {
+            reader.report_text(&ca, "has no effect with http://", "remove it");
         }
         None
     };
@@ -78,22 +58,26 @@ pub(super) fn read(
         lease,
     };
     check_certificates(section, &config)?;
-    warn_of_cleartext(reader, &config);
+    if is_used {
+        warn_of_cleartext(reader, &config);
+    } else {
+        let what = "has no effect without operations.store = \"etcd\"";
+        reader.warn(format!("etcd: {what}"));
+    }
     Some(config)
 }
 
-fn read_endpoints(reader: &Reader<'_>, section: &Section<'_>) -> Option<Vec<String>> {
+fn read_endpoints(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    is_used: bool,
+) -> Option<Vec<String>> {
     let found = section.read_distinct_texts(&key::ENDPOINTS);
     if found.is_empty() {
-        if !section.has(key::ENDPOINTS.name) {
+        if is_used {
             let hint = "write endpoints = [\"https://etcd1:2379\"] in [etcd]";
-            section.report_key(
-                key::ENDPOINTS.name,
-                "is required with operations.store = \"etcd\"",
-                hint,
-            );
-        } else {
-            section.report_key(key::ENDPOINTS.name, "must name a member", "");
+            let what = "must name a member with operations.store = \"etcd\"";
+            section.report_key(key::ENDPOINTS.name, what, hint);
         }
         return None;
     }
@@ -186,7 +170,7 @@ fn read_credentials(
 fn read_identity(
     section: &Section<'_>,
     source: &SecretSource<'_>,
-    is_encrypted: bool,
+    is_encrypted: Option<bool>,
 ) -> Result<Option<Identity>, Reported> {
     let certificate = section.read_text(&key::CLIENT_CERT);
     let private_key = section.read_text(&key::CLIENT_KEY);
@@ -203,7 +187,7 @@ fn read_identity(
             return Err(Reported);
         }
     };
-    if !is_encrypted {
+    if is_encrypted == Some(false) {
         section.report_text(&certificate, "has no effect with http://", "use https://");
         return Err(Reported);
     }
@@ -294,7 +278,11 @@ fn is_loopback_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::config::load;
+    use crate::operations::StoreLocation;
 
     #[test]
     fn endpoints_name_a_scheme_a_host_and_a_port() {
@@ -312,5 +300,168 @@ mod tests {
         for (text, is_good) in rows {
             assert_eq!(check_endpoint(text).is_ok(), is_good, "{text}");
         }
+    }
+
+    /// Loads a configuration with this table; the problems and warnings as one text.
+    fn report(operations: &str, table: &str) -> (String, Option<Config>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        let made = rcgen::generate_simple_self_signed(["etcd1".to_owned()]).unwrap();
+        fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
+        fs::write(
+            folder.path().join("key.pem"),
+            made.signing_key.serialize_pem(),
+        )
+        .unwrap();
+        fs::write(folder.path().join("password"), "secret\n").unwrap();
+        fs::write(
+            &file,
+            format!("[operations]\n{operations}\n[etcd]\n{table}"),
+        )
+        .unwrap();
+        match load(&file, &|_| None) {
+            Ok(settings) => {
+                let config = match &settings.operations.store {
+                    StoreLocation::Etcd(config) => Some(Config::clone(config)),
+                    StoreLocation::File(_) => None,
+                };
+                (settings.notes.join("\n"), config)
+            }
+            Err(problems) => (problems.to_string(), None),
+        }
+    }
+
+    #[test]
+    fn every_error_names_its_key() {
+        const USED: &str = "store = \"etcd\"\noperator_file = \"o\"";
+        const TLS: &str = "endpoints = [\"https://etcd1:2379\"]\nca = \"ca.pem\"\n";
+        let tls = |more: &str| format!("{TLS}{more}");
+        let plain = |more: &str| format!("endpoints = [\"http://127.0.0.1:1\"]\n{more}");
+        let rows = [
+            (
+                "no member",
+                USED,
+                String::new(),
+                "etcd.endpoints: must name a member",
+            ),
+            (
+                "no operator file",
+                "store = \"etcd\"",
+                tls(""),
+                "operations.operator_file: is required",
+            ),
+            (
+                "not used",
+                "store = \"./etcd\"",
+                tls(""),
+                "etcd: has no effect without operations.store",
+            ),
+            (
+                "a malformed member",
+                USED,
+                "endpoints = [\"etcd1\"]".to_owned(),
+                "etcd.endpoints[0]: is not the URL",
+            ),
+            (
+                "twice",
+                USED,
+                "endpoints = [\"http://a:1\", \"http://a:1\"]".to_owned(),
+                "etcd.endpoints[1]: duplicate",
+            ),
+            (
+                "mixed",
+                USED,
+                "endpoints = [\"http://a:1\", \"https://b:1\"]".to_owned(),
+                "has both http:// and https://",
+            ),
+            (
+                "prefix",
+                USED,
+                plain("prefix = \"snapgate\""),
+                "etcd.prefix: is not a prefix of keys",
+            ),
+            (
+                "prefix with an empty part",
+                USED,
+                plain("prefix = \"/a//b\""),
+                "etcd.prefix: is not a prefix of keys",
+            ),
+            (
+                "ca without TLS",
+                USED,
+                plain("ca = \"ca.pem\""),
+                "etcd.ca: has no effect with http://",
+            ),
+            (
+                "absent ca",
+                USED,
+                "endpoints = [\"https://a:1\"]\nca = \"no.pem\"".to_owned(),
+                "etcd.ca: cannot read",
+            ),
+            (
+                "certificate alone",
+                USED,
+                tls("client_cert = \"ca.pem\""),
+                "etcd.client_cert: has no key",
+            ),
+            (
+                "key alone",
+                USED,
+                tls("client_key = \"key.pem\""),
+                "etcd.client_key: has no certificate",
+            ),
+            (
+                "not a key",
+                USED,
+                tls("client_cert = \"ca.pem\"\nclient_key = \"password\""),
+                "etcd.client_cert: the client certificate and key",
+            ),
+            (
+                "user alone",
+                USED,
+                plain("username = \"u\""),
+                "etcd.username: has no password",
+            ),
+            (
+                "password alone",
+                USED,
+                plain("password = \"file:password\""),
+                "etcd.password: has no username",
+            ),
+            (
+                "the password itself",
+                USED,
+                plain("username = \"u\"\npassword = \"secret\""),
+                "etcd.password: contains the secret itself",
+            ),
+            (
+                "unknown key",
+                USED,
+                plain("endpoint = \"x\""),
+                "etcd.endpoint: unknown key",
+            ),
+            (
+                "cleartext",
+                USED,
+                "endpoints = [\"http://etcd1:1\"]".to_owned(),
+                "operations cross the network in cleartext",
+            ),
+            ("loopback", USED, plain(""), ""),
+        ];
+        for (name, operations, table, expected) in rows {
+            let (found, _) = report(operations, &table);
+            assert_eq!(found.is_empty(), expected.is_empty(), "{name}: {found}");
+            assert!(found.contains(expected), "{name}: {found}");
+        }
+        let all = tls(
+            "prefix = \"/lab/gateways\"\nclient_cert = \"ca.pem\"\nclient_key = \"key.pem\"\nusername = \"u\"\npassword = \"file:password\"\nlease = \"5s\"",
+        );
+        let (problems, config) = report(USED, &all);
+        let config = config.unwrap_or_else(|| panic!("{problems}"));
+        assert_eq!(config.prefix, "/lab/gateways", "the prefix");
+        assert_eq!(config.lease.as_secs(), 5, "the lease");
+        let credentials = config.credentials.unwrap();
+        assert_eq!(credentials.password.reveal(), "secret", "from its file");
+        assert!(config.identity.is_some(), "the certificate");
     }
 }

@@ -350,15 +350,12 @@ fn operations(
     let refuse = section.read_choice(&key::WHEN_BUSY) == Some("refuse");
     let store = section.read_text(&key::STORE);
     let is_etcd = store.as_ref().is_some_and(|store| store.text == ETCD);
+    let cluster = etcd_section.and_then(|section| etcd::read(reader, section, source, is_etcd));
     let location = match store {
-        Some(_) if is_etcd => etcd::read(reader, etcd_section?, source)
-            .map(|config| StoreLocation::Etcd(Arc::new(config))),
+        Some(_) if is_etcd => cluster.map(|config| StoreLocation::Etcd(Arc::new(config))),
         Some(store) => Some(StoreLocation::File(file_to_write(reader, &store))),
         None => None,
     };
-    if let Some(etcd_section) = etcd_section.filter(|_| !is_etcd) {
-        etcd::refuse(etcd_section);
-    }
     let operator_file = section.read_text(&key::OPERATOR_FILE);
     if is_etcd && operator_file.is_none() {
         let hint = "write operator_file = \"/var/lib/snapgate/snapgate.operator\"";

@@ -17,6 +17,7 @@ use etcd_client::ConnectOptions;
 use etcd_client::Error as ClientError;
 use etcd_client::GetOptions;
 use etcd_client::GetResponse;
+use etcd_client::KvClient;
 use etcd_client::TlsOptions;
 use etcd_client::Txn;
 use etcd_client::TxnResponse;
@@ -44,6 +45,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(6);
 /// How long such a sign may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Largest answer in bytes: some hundred records, each with all that an adapter may have noted.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Whether a request that may have been applied can be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,9 +127,9 @@ impl Connection {
         read_options: Option<GetOptions>,
     ) -> Result<GetResponse, EtcdError> {
         let key = key.into();
-        self.run(Effect::Repeatable, |mut client| {
+        self.run(Effect::Repeatable, |client| {
             let (key, read_options) = (key.clone(), read_options.clone());
-            async move { client.get(key, read_options).await }
+            async move { large(&client).get(key, read_options).await }
         })
         .await
     }
@@ -135,9 +139,9 @@ impl Connection {
     /// # Errors
     /// [`EtcdError`], never [`EtcdError::LeaseExpired`].
     pub async fn read_together(&self, transaction: Txn) -> Result<TxnResponse, EtcdError> {
-        self.run(Effect::Repeatable, |mut client| {
+        self.run(Effect::Repeatable, |client| {
             let transaction = transaction.clone();
-            async move { client.txn(transaction).await }
+            async move { large(&client).txn(transaction).await }
         })
         .await
     }
@@ -333,6 +337,13 @@ impl Connection {
             tracing::info!(from, to, "etcd endpoint changed");
         }
     }
+}
+
+/// For answers with many records.
+fn large(client: &Client) -> KvClient {
+    client
+        .kv_client()
+        .max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
 fn options(config: &Config, endpoint: &str) -> ConnectOptions {

@@ -1,11 +1,12 @@
 //! What a failed request to etcd says about whether it was applied.
 
-use std::error::Error as StdError;
-
 use etcd_client::Error as ClientError;
 use tonic::Code;
 use tonic::ConnectError;
 use tonic::Status;
+
+use crate::model::error_causes;
+use crate::model::error_chain;
 
 /// Why a request to etcd failed. The text inside is for the log only.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +63,7 @@ impl From<ClientError> for EtcdError {
             | ClientError::InvalidMetadataValue(_)
             | ClientError::EndpointsNotManaged => Self::Refused(error.to_string()),
             // Of the creation of a channel, before anything is sent.
-            ClientError::TransportError(error) => Self::NotConnected(chain(&error)),
+            ClientError::TransportError(error) => Self::NotConnected(error_chain(&error)),
             ClientError::IoError(_)
             | ClientError::WatchError(_)
             | ClientError::Utf8Error(_)
@@ -84,7 +85,7 @@ const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
 fn of_status(status: &Status) -> EtcdError {
     let text = status.message().to_owned();
     if is_connect_error(status) {
-        return EtcdError::NotConnected(chain(status));
+        return EtcdError::NotConnected(error_chain(status));
     }
     match status.code() {
         Code::ResourceExhausted if text == NO_SPACE => EtcdError::NoSpace(text),
@@ -113,33 +114,12 @@ fn of_status(status: &Status) -> EtcdError {
         | Code::Aborted
         | Code::Internal
         | Code::Unavailable
-        | Code::DataLoss => EtcdError::Unknown(chain(status)),
+        | Code::DataLoss => EtcdError::Unknown(error_chain(status)),
     }
 }
 
 fn is_connect_error(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
-}
-
-/// The text of an error and of those below it, each once.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(below) = source {
-        let more = below.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = below.source();
-    }
-    text
+    error_causes(status).any(|cause| cause.is::<ConnectError>())
 }
 
 #[cfg(test)]

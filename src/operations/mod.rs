@@ -34,6 +34,7 @@ mod preconditions;
 mod runner;
 mod sequence;
 mod store;
+mod store_copy;
 mod store_guard;
 
 #[cfg(test)]
@@ -89,6 +90,10 @@ pub use list_query::OperationVisibility;
 pub use list_query::Selector;
 
 pub use store::OpenError;
+pub use store_copy::StoreCopyError;
+pub use store_copy::StoreOpener;
+pub use store_copy::StoreSummary;
+pub use store_copy::StoreVerdict;
 
 pub use operation_summary::OperationDetails;
 pub use operation_summary::OperationSummary;

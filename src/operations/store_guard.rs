@@ -124,7 +124,7 @@ impl StoreGuard {
     }
 
     pub(crate) fn is_writable(&self) -> bool {
-        self.is_writable.load(Ordering::Acquire)
+        self.is_writable.load(Ordering::Acquire) && self.store.is_reachable()
     }
 
     /// Given when the store failed in such a way that the process must end.

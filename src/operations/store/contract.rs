@@ -97,6 +97,11 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether it answered lately, as far as that is known without a write.
+    fn is_reachable(&self) -> bool {
+        true
+    }
+
     /// Writes what was handed in, then refuses everything and frees the file.
     async fn close(&self);
 }

@@ -1,4 +1,4 @@
-//! Which index serves a list, whichever engine keeps it: the same for all, so that pages end at the same places.
+//! Which index serves a list, for every engine: the same for all, so that pages end at the same places.
 
 use crate::model::OperationState;
 use crate::model::Phase;

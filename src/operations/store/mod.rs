@@ -1,5 +1,7 @@
 //! The operation store: every accepted operation on stable storage.
 
+#[cfg(test)]
+mod conformance;
 mod contract;
 mod error;
 mod etcd;
@@ -7,6 +9,7 @@ mod list_index;
 mod record;
 mod row;
 mod sqlite;
+mod transfer;
 
 pub use error::OpenError;
 
@@ -16,4 +19,7 @@ pub(crate) use contract::Store;
 pub(crate) use error::StoreError;
 pub(crate) use etcd::EtcdStore;
 pub(crate) use etcd::Opening;
+pub(super) use row::Row;
 pub(crate) use sqlite::SqliteStore;
+pub(super) use transfer::AnnotationRow;
+pub(super) use transfer::StoreTransfer;

@@ -21,39 +21,39 @@ use crate::operations::store::record::RecordError;
 
 /// What is stored beside a record. Texts are as they were written, by this version or another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RowHeader {
-    pub(super) revision: u64,
-    pub(super) verb: String,
-    pub(super) backend: String,
-    pub(super) vm: String,
-    pub(super) backup: String,
-    pub(super) principal: String,
-    pub(super) phase: String,
+pub(in crate::operations) struct RowHeader {
+    pub(in crate::operations) revision: u64,
+    pub(in crate::operations) verb: String,
+    pub(in crate::operations) backend: String,
+    pub(in crate::operations) vm: String,
+    pub(in crate::operations) backup: String,
+    pub(in crate::operations) principal: String,
+    pub(in crate::operations) phase: String,
     /// Whether it is unfinished.
-    pub(super) live: bool,
+    pub(in crate::operations) live: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) key: Option<RowKey>,
+    pub(in crate::operations) key: Option<RowKey>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) expires: Option<u64>,
-    pub(super) created: u64,
+    pub(in crate::operations) expires: Option<u64>,
+    pub(in crate::operations) created: u64,
     /// The number of the last write.
-    pub(super) changed: ChangeNumber,
+    pub(in crate::operations) changed: ChangeNumber,
 }
 
 /// The idempotency key of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RowKey {
-    pub(super) key: String,
+pub(in crate::operations) struct RowKey {
+    pub(in crate::operations) key: String,
     /// Lower-case hexadecimal.
-    pub(super) fingerprint: String,
+    pub(in crate::operations) fingerprint: String,
 }
 
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) seq: u64,
-    pub(super) header: RowHeader,
-    pub(super) record: String,
+pub(in crate::operations) struct Row {
+    pub(in crate::operations) seq: u64,
+    pub(in crate::operations) header: RowHeader,
+    pub(in crate::operations) record: String,
 }
 
 impl Row {
@@ -61,7 +61,7 @@ impl Row {
     ///
     /// # Errors
     /// When it cannot be encoded: a defect.
-    pub(super) fn of(operation: &Operation) -> Result<Self, RecordError> {
+    pub(in crate::operations) fn of(operation: &Operation) -> Result<Self, RecordError> {
         let target = operation.target();
         let key = operation.idempotency.as_ref();
         Ok(Self {
@@ -91,7 +91,7 @@ impl Row {
     ///
     /// # Errors
     /// [`RecordError`]: the record must be left alone.
-    pub(super) fn decode(&self) -> Result<Operation, RecordError> {
+    pub(in crate::operations) fn decode(&self) -> Result<Operation, RecordError> {
         record::decode(&self.record)
     }
 }
@@ -123,13 +123,13 @@ pub(super) struct ListedParts {
 
 /// What filters look at, as it is stored.
 pub(super) struct StoredParts<'a> {
-    pub(super) seq: u64,
-    pub(super) created: u64,
-    pub(super) principal: &'a str,
-    pub(super) verb: &'a str,
-    pub(super) vm: &'a str,
-    pub(super) backup: &'a str,
-    pub(super) phase: &'a str,
+    pub(in crate::operations) seq: u64,
+    pub(in crate::operations) created: u64,
+    pub(in crate::operations) principal: &'a str,
+    pub(in crate::operations) verb: &'a str,
+    pub(in crate::operations) vm: &'a str,
+    pub(in crate::operations) backup: &'a str,
+    pub(in crate::operations) phase: &'a str,
 }
 
 impl ListedParts {
@@ -165,6 +165,21 @@ impl ListedParts {
             created: self.position.created,
         })
     }
+}
+
+/// The bytes of hexadecimal digits; what is not a pair of digits is left out.
+pub(super) fn bytes_of(digits: &str) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pairs = digits.as_bytes().chunks_exact(2);
+    pairs
+        .filter_map(|pair| {
+            let [high, low] = pair else {
+                return None;
+            };
+            let byte = (digit(*high)? << 4) | digit(*low)?;
+            u8::try_from(byte).ok()
+        })
+        .collect()
 }
 
 /// Lower-case hexadecimal digits.

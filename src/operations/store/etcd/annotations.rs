@@ -21,6 +21,7 @@ use crate::operations::store::error::StoreError;
 use crate::operations::store::etcd::batch::Write;
 use crate::operations::store::etcd::entries::encode;
 use crate::operations::store::etcd::etcd_store::OpenKeys;
+use crate::operations::store::transfer::AnnotationRow;
 
 /// The annotations in the cluster of a store.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct AnnotationKeys(pub(super) Arc<OpenKeys>);
 
 /// An annotation as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredAnnotation {
+pub(super) struct StoredAnnotation {
     vm: String,
     backup: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,10 +38,39 @@ struct StoredAnnotation {
     annotation: Annotation,
 }
 
+impl StoredAnnotation {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        serde_json::from_slice(bytes)
+            .map_err(|error| StoreError::Unavailable(format!("an annotation: {error}")))
+    }
+
+    pub(super) fn into_row(self, backend: String) -> Result<AnnotationRow, StoreError> {
+        Ok(AnnotationRow {
+            backend,
+            annotation: encode(&self.annotation)?,
+            vm: self.vm,
+            backup: self.backup,
+            identity: self.identity,
+            written: self.written,
+        })
+    }
+
+    pub(super) fn from_row(row: &AnnotationRow) -> Result<Self, StoreError> {
+        let annotation = serde_json::from_str(&row.annotation)
+            .map_err(|error| StoreError::Unavailable(format!("an annotation: {error}")))?;
+        Ok(Self {
+            vm: row.vm.clone(),
+            backup: row.backup.clone(),
+            identity: row.identity.clone(),
+            written: row.written,
+            annotation,
+        })
+    }
+}
+
 fn parse(stored: &KeyValue) -> Result<AnnotationRecord, StoreError> {
     let unreadable = |why: String| StoreError::Unavailable(format!("an annotation: {why}"));
-    let stored: StoredAnnotation =
-        serde_json::from_slice(stored.value()).map_err(|error| unreadable(error.to_string()))?;
+    let stored = StoredAnnotation::decode(stored.value())?;
     Ok(AnnotationRecord {
         target: Target {
             vm: VmId::new(&stored.vm).map_err(|error| unreadable(error.to_string()))?,

@@ -169,29 +169,21 @@ impl BatchMaker<'_> {
     }
 
     fn create(&self, row: &Row, number: ChangeNumber) -> Result<Txn, StoreError> {
-        let keys = self.keys;
         let row = numbered(row, number);
-        let (seq, header) = (row.seq, &row.header);
-        let entry = encode_entry(header)?;
-        let operation_key = keys.operation(seq);
-        let mut conditions = vec![Compare::version(&*operation_key, CompareOp::Equal, 0)];
-        let mut puts = vec![TxnOp::put(&*operation_key, encode_row(&row)?, None)];
-        let mut looks = vec![TxnOp::get(operation_key, None)];
-        for key in keys.lasting(seq, header) {
-            puts.push(TxnOp::put(key, &*entry, None));
-        }
-        for (key, has_entry) in passing_keys(keys, seq, header) {
-            puts.push(TxnOp::put(key, if has_entry { &*entry } else { "" }, None));
-        }
-        if let (Some(key), Some(owned)) = (keys.idempotency_of(header), &header.key) {
-            let owner = KeyOwner {
-                seq,
-                fingerprint: owned.fingerprint.clone(),
-            };
-            conditions.push(Compare::version(&*key, CompareOp::Equal, 0));
-            puts.push(TxnOp::put(&*key, encode(&owner)?, None));
-            looks.push(TxnOp::get(key, None));
-        }
+        let mut unique = vec![self.keys.operation(row.seq)];
+        unique.extend(self.keys.idempotency_of(&row.header));
+        let conditions: Vec<Compare> = unique
+            .iter()
+            .map(|key| Compare::version(&**key, CompareOp::Equal, 0))
+            .collect();
+        let puts: Vec<TxnOp> = all_keys(self.keys, &row)?
+            .into_iter()
+            .map(|(key, value)| TxnOp::put(key, value, None))
+            .collect();
+        let looks: Vec<TxnOp> = unique
+            .into_iter()
+            .map(|key| TxnOp::get(key, None))
+            .collect();
         Ok(Txn::new().when(conditions).and_then(puts).or_else(looks))
     }
 
@@ -261,6 +253,31 @@ pub(super) fn numbered(row: &Row, number: ChangeNumber) -> Row {
         },
         ..row.clone()
     }
+}
+
+/// Every key of a record with its value, that of the record itself first.
+pub(super) fn all_keys(keys: &Keys, row: &Row) -> Result<Vec<(String, String)>, StoreError> {
+    let (seq, header) = (row.seq, &row.header);
+    let entry = encode_entry(header)?;
+    let mut found = vec![(keys.operation(seq), encode_row(row)?)];
+    let lasting = keys.lasting(seq, header).into_iter();
+    found.extend(lasting.map(|key| (key, entry.clone())));
+    for (key, has_entry) in passing_keys(keys, seq, header) {
+        let value = if has_entry {
+            entry.clone()
+        } else {
+            String::new()
+        };
+        found.push((key, value));
+    }
+    if let (Some(key), Some(owned)) = (keys.idempotency_of(header), &header.key) {
+        let owner = KeyOwner {
+            seq,
+            fingerprint: owned.fingerprint.clone(),
+        };
+        found.push((key, encode(&owner)?));
+    }
+    Ok(found)
 }
 
 /// The keys by which a record is found in its present state, and whether each has the entry of an index as its value.

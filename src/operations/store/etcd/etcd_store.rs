@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -9,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::adapters::annotations::Annotations;
+use crate::etcd::LeaderTerm;
 use crate::model::Idempotency;
 use crate::model::KeyScope;
 use crate::model::Operation;
@@ -40,11 +44,17 @@ pub(crate) struct EtcdStore(pub(super) Arc<OpenKeys>);
 /// The open store, shared by the operations and the annotations in it.
 pub(super) struct OpenKeys {
     pub(super) reader: Arc<Reader>,
+    /// The fence of every write.
+    pub(super) term: LeaderTerm,
     /// `None` once it is closed.
     pub(super) writes: Mutex<Option<mpsc::Sender<Write>>>,
     pub(super) feed: Arc<ChangeFeed>,
     /// The name under which this gateway records that it is running.
     pub(super) gateway: String,
+    /// The latest time that was recorded as such.
+    pub(super) last_beat: AtomicU64,
+    /// Whether the lock was renewed at the last attempt.
+    pub(super) is_reachable: AtomicBool,
     /// Given when another gateway may write.
     pub(super) lost: Stop,
     /// Ends the task that keeps the lock of the leader, which then frees it.
@@ -166,7 +176,12 @@ impl Store for EtcdStore {
 
     async fn record_heartbeat(&self, now: Timestamp) -> Result<(), StoreError> {
         let key = self.0.reader.keys.beat(&self.0.gateway);
-        let value = now.as_millis().to_string();
+        // A clock that was set back does not make an absence longer.
+        let before = self
+            .0
+            .last_beat
+            .fetch_max(now.as_millis(), Ordering::AcqRel);
+        let value = before.max(now.as_millis()).to_string();
         self.0
             .write(|answer| Write::Put(key, Some(value), answer))
             .await
@@ -178,6 +193,10 @@ impl Store for EtcdStore {
 
     fn lost(&self) -> Option<Stop> {
         Some(self.0.lost.clone())
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.0.is_reachable.load(Ordering::Acquire)
     }
 
     async fn close(&self) {

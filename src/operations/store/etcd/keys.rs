@@ -5,6 +5,7 @@
 //! | key | value |
 //! |---|---|
 //! | `format` | the format of the keys, a number |
+//! | `copying` | nothing; while a copy into the store is not finished |
 //! | `state` | the last write: see `state.rs` |
 //! | `op/SEQ` | what is stored beside the record, a line break, the record |
 //! | `created/POS`, `verb/V/POS`, `vm/V/POS`, `backup/B/POS`, `principal/P/POS` | principal, verb, VM and backup |
@@ -64,6 +65,11 @@ impl Keys {
 
     pub(super) fn format(&self) -> String {
         format!("{}format", self.0)
+    }
+
+    /// There while a copy into the store is not finished.
+    pub(super) fn copying(&self) -> String {
+        format!("{}copying", self.0)
     }
 
     pub(super) fn state(&self) -> String {
@@ -193,8 +199,12 @@ impl Keys {
     }
 
     pub(super) fn annotation(&self, backend: &BackendName, target: &Target) -> String {
-        let of_vm = self.annotations_of(backend, &target.vm);
-        format!("{of_vm}{}", encoded(target.backup.as_str()))
+        self.annotation_of(backend.as_str(), target.vm.as_str(), target.backup.as_str())
+    }
+
+    pub(super) fn annotation_of(&self, backend: &str, vm: &str, backup: &str) -> String {
+        let (backend, vm, backup) = (encoded(backend), encoded(vm), encoded(backup));
+        format!("{}annotation/{backend}/{vm}/{backup}", self.0)
     }
 
     pub(super) fn all_beats(&self) -> String {

@@ -158,7 +158,9 @@ impl<'a> ListWalk<'a> {
             reader,
             query,
             by_entry: without_phase(query),
-            walk: Walk::along_positions(&reader.connection, prefix, direction, left),
+            walk: Walk::along_positions(&reader.connection, prefix, direction, left)
+                // Hardly anything is later than the newest record: the walk begins there.
+                .from_near(place(reader.newest_created().saturating_add(1), 0)),
             entries: VecDeque::new(),
             rows: VecDeque::new(),
             read_ahead: 0,

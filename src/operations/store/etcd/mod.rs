@@ -14,6 +14,7 @@ mod lists;
 mod open;
 mod reader;
 mod state;
+mod transfer;
 mod walk;
 mod writer;
 

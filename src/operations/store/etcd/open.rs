@@ -1,9 +1,13 @@
 //! Opens the store: the lock of the leader, the format of the keys, and the run that begins.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio::time::sleep;
@@ -18,6 +22,7 @@ use crate::etcd::LeaderLock;
 use crate::etcd::LeaderTerm;
 use crate::etcd::Txn;
 use crate::etcd::TxnOp;
+use crate::model::Timestamp;
 use crate::operations::change_feed::ChangeFeed;
 use crate::operations::change_feed::ChangeHistory;
 use crate::operations::change_feed::StoreRun;
@@ -53,6 +58,14 @@ const LOCK_PAUSE: Duration = Duration::from_millis(500);
 /// Renewals within one lease: two may fail.
 const RENEWALS: u32 = 3;
 
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Use,
+    /// A copy into it.
+    Copy,
+}
+
 /// Where the store is, who opens it, and with what.
 #[derive(Debug)]
 pub(crate) struct Opening<'a> {
@@ -71,17 +84,30 @@ impl EtcdStore {
     /// # Errors
     /// [`OpenError`]; [`OpenError::InUse`] while another gateway has the lock.
     pub(crate) async fn open(opening: Opening<'_>) -> Result<Self, OpenError> {
+        Self::open_locked(opening, Purpose::Use).await
+    }
+
+    /// The same for a copy into the store, or the rest of one that was interrupted.
+    ///
+    /// # Errors
+    /// Those of [`EtcdStore::open`].
+    pub(crate) async fn open_for_copy(opening: Opening<'_>) -> Result<Self, OpenError> {
+        Self::open_locked(opening, Purpose::Copy).await
+    }
+
+    async fn open_locked(opening: Opening<'_>, purpose: Purpose) -> Result<Self, OpenError> {
         let connection = Connection::new(opening.config);
         let lock = take_lock(&connection, &opening).await?;
         let term = lock.term().clone();
         let (stopper, lost) = stop_pair();
         let stopper = Arc::new(stopper);
-        match Self::open_led(connection, &opening, term, (Arc::clone(&stopper), lost)).await {
+        let signals = (Arc::clone(&stopper), lost);
+        match Self::open_keys(connection, &opening, (term, purpose), signals).await {
             Ok(store) => {
                 let (end_keeper, ended) = stop_pair();
                 *store.0.keeper.lock() = Some(end_keeper);
                 let every = renewal_pause(opening.config.lease);
-                let keeping = keep_lock(lock, every, ended, stopper);
+                let keeping = keep_lock(lock, every, ended, (stopper, Arc::clone(&store.0)));
                 // Awaited when the store is closed.
                 drop(store.0.keeper_task.spawn(keeping));
                 Ok(store)
@@ -102,8 +128,20 @@ impl EtcdStore {
         connection: Connection,
         opening: &Opening<'_>,
         term: LeaderTerm,
+        lost: (Arc<Stopper>, Stop),
+    ) -> Result<Self, OpenError> {
+        Self::open_keys(connection, opening, (term, Purpose::Use), lost).await
+    }
+
+    async fn open_keys(
+        connection: Connection,
+        opening: &Opening<'_>,
+        (term, purpose): (LeaderTerm, Purpose),
         (stopper, lost): (Arc<Stopper>, Stop),
     ) -> Result<Self, OpenError> {
+        if purpose == Purpose::Use {
+            refuse_unfinished_copy(&connection, opening.config).await?;
+        }
         let keys = Keys::new(&opening.config.prefix);
         let reader = Arc::new(Reader::new(connection, keys));
         check_format(&reader, opening.config, &term).await?;
@@ -111,10 +149,15 @@ impl EtcdStore {
         let history = begun.map_err(|error| unusable(opening.config, &error))?;
         let state = reader.state().await;
         let state = state.map_err(|error| unusable(opening.config, &error))?;
+        let found = reader.find_newest().await;
+        found.map_err(|error| unusable(opening.config, &error))?;
+        let last_beat = reader.last_heartbeat().await;
+        let last_beat = last_beat.map_err(|error| unusable(opening.config, &error))?;
+        let last_beat = last_beat.map_or(0, Timestamp::as_millis);
         let feed = Arc::new(ChangeFeed::new(history));
         let writer = Writer::new(WriterParts {
             reader: Arc::clone(&reader),
-            term,
+            term: term.clone(),
             clock: Arc::clone(&opening.clock),
             metrics: opening.metrics.clone(),
             feed: Arc::clone(&feed),
@@ -127,9 +170,12 @@ impl EtcdStore {
         drop(writer_task.spawn(writer.run(waiting)));
         Ok(Self(Arc::new(OpenKeys {
             reader,
+            term,
             writes: Mutex::new(Some(writes)),
             feed,
             gateway: opening.gateway.clone(),
+            last_beat: AtomicU64::new(last_beat),
+            is_reachable: AtomicBool::new(true),
             lost,
             keeper: Mutex::default(),
             writer_task,
@@ -141,6 +187,18 @@ impl EtcdStore {
 /// How the store is called in sentences for the operator.
 fn name_of(config: &Config) -> String {
     format!("etcd {} at {}", config.prefix, config.endpoints.join(", "))
+}
+
+/// The name of the gateway in what it wrote into the key of the leader.
+fn name_of_holder(text: &str) -> String {
+    #[derive(Deserialize)]
+    struct Holder {
+        name: String,
+    }
+    match serde_json::from_str(text) {
+        Ok(Holder { name }) => name,
+        Err(_) => text.to_owned(),
+    }
 }
 
 fn unusable(config: &Config, why: &impl ToString) -> OpenError {
@@ -166,7 +224,8 @@ async fn take_lock(
     let config = opening.config;
     let key = lock_key(config);
     let mark = random().map_err(|error| unusable(config, &error))?;
-    let holder = format!("{} {mark:016x}", opening.gateway);
+    let holder = serde_json::json!({ "name": opening.gateway, "attempt": format!("{mark:016x}") });
+    let holder = holder.to_string();
     let patience = config.lease.saturating_add(LOCK_WAIT_MORE);
     let give_up = Instant::now().checked_add(patience);
     loop {
@@ -176,8 +235,7 @@ async fn take_lock(
             Attempt::Held { holder } => holder,
         };
         if give_up.is_none_or(|end| Instant::now() >= end) {
-            let other = held_by.split(' ').next().unwrap_or_default();
-            let name = name_of(config);
+            let (name, other) = (name_of(config), name_of_holder(&held_by));
             return Err(OpenError::InUse(format!("{name} (gateway {other})")));
         }
         sleep(LOCK_PAUSE).await;
@@ -185,7 +243,12 @@ async fn take_lock(
 }
 
 /// Renews the lease until the store is closed, and frees the lock then.
-async fn keep_lock(lock: LeaderLock, every: Duration, ended: Stop, lost: Arc<Stopper>) {
+async fn keep_lock(
+    lock: LeaderLock,
+    every: Duration,
+    ended: Stop,
+    (lost, store): (Arc<Stopper>, Arc<OpenKeys>),
+) {
     loop {
         tokio::select! {
             biased;
@@ -193,18 +256,35 @@ async fn keep_lock(lock: LeaderLock, every: Duration, ended: Stop, lost: Arc<Sto
             () = sleep(every) => {}
         }
         match lock.renew().await {
-            Ok(()) => {}
+            Ok(()) => store.is_reachable.store(true, Ordering::Release),
             Err(EtcdError::LeaseExpired) => {
                 tracing::error!("lease in etcd expired, another gateway may take over");
                 lost.stop();
                 return;
             }
             // The lease may outlive this: without a majority no lease expires. Every write shows whether it did.
-            Err(error) => tracing::warn!(%error, "lease in etcd not renewed"),
+            Err(error) => {
+                store.is_reachable.store(false, Ordering::Release);
+                tracing::warn!(%error, "lease in etcd not renewed");
+            }
         }
     }
     if let Err(error) = lock.release().await {
         tracing::warn!(%error, "lock in etcd not freed, it expires with its lease");
+    }
+}
+
+/// Only a part of the operations is there while a copy is not finished.
+async fn refuse_unfinished_copy(connection: &Connection, config: &Config) -> Result<(), OpenError> {
+    let key = Keys::new(&config.prefix).copying();
+    let found = connection.read(key, None).await;
+    match found.map_err(|error| unusable(config, &error))?.kvs() {
+        [] => Ok(()),
+        [_, ..] => Err(OpenError::Damaged {
+            file: name_of(config),
+            why: "a copy into it was not finished; run the same snapgate store copy again"
+                .to_owned(),
+        }),
     }
 }
 

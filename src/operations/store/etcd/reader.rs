@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
@@ -20,10 +22,12 @@ use crate::operations::store::etcd::entries::KeyOwner;
 use crate::operations::store::etcd::entries::decode_row;
 use crate::operations::store::etcd::errors::unavailable;
 use crate::operations::store::etcd::keys::Keys;
+use crate::operations::store::etcd::keys::number_at_end;
 use crate::operations::store::etcd::keys::seq_at_end;
 use crate::operations::store::etcd::state::WriterState;
 use crate::operations::store::etcd::walk::Direction;
 use crate::operations::store::etcd::walk::Walk;
+use crate::operations::store::list_index::ListIndex;
 use crate::operations::store::row::Row;
 
 /// Records read in one transaction; etcd takes 128 unless it is configured otherwise.
@@ -44,6 +48,8 @@ pub(super) struct Reader {
     pub(super) connection: Connection,
     pub(super) keys: Keys,
     set_aside: Mutex<BTreeSet<u64>>,
+    /// The latest time of acceptance that is known, in milliseconds: where lists begin to look.
+    newest: AtomicU64,
     /// New records whose callers were refused, because it was not known in time whether they had become durable.
     hidden: Mutex<BTreeSet<u64>>,
 }
@@ -54,11 +60,34 @@ impl Reader {
             connection,
             keys,
             set_aside: Mutex::default(),
+            newest: AtomicU64::new(0),
             hidden: Mutex::default(),
         }
     }
 
-    /// Keeps a record from being found among the unfinished ones, so that it is not run.
+    /// Remembers the time of acceptance of a record.
+    pub(super) fn note_created(&self, millis: u64) {
+        self.newest.fetch_max(millis, Ordering::Relaxed);
+    }
+
+    pub(super) fn newest_created(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
+    }
+
+    /// Finds out where lists begin to look.
+    pub(super) async fn find_newest(&self) -> Result<(), StoreError> {
+        let prefix = self.keys.index(&ListIndex::Created);
+        let left = (0, u128::from(i64::MAX.cast_unsigned()) << 64);
+        let mut walk = Walk::along_positions(&self.connection, prefix, Direction::Downwards, left);
+        let step = walk.step().await.map_err(|error| unavailable(&error))?;
+        let newest = step.iter().flatten().next();
+        let place = newest.and_then(|newest| number_at_end(newest.key(), 32));
+        let millis = place.and_then(|place| u64::try_from(place >> 64).ok());
+        self.note_created(millis.unwrap_or(0));
+        Ok(())
+    }
+
+    /// Keeps a record from being run, listed, or shown to a client that repeats its request: it may be taken back.
     pub(super) fn hide(&self, seq: u64) {
         self.hidden.lock().insert(seq);
     }
@@ -69,6 +98,10 @@ impl Reader {
 
     /// Decodes a record. One that cannot be decoded is counted and alarmed, and left as it is.
     pub(super) fn decode(&self, row: &Row) -> Result<Arc<Operation>, StoreError> {
+        if self.hidden.lock().contains(&row.seq) {
+            let why = format!("record {}: it is not known yet whether it is kept", row.seq);
+            return Err(StoreError::Unavailable(why));
+        }
         row.decode().map(Arc::new).map_err(|error| {
             self.set_aside(row.seq, &error.to_string());
             StoreError::Unavailable(format!("record {}: {error}", row.seq))
@@ -158,10 +191,7 @@ impl Reader {
                 .filter_map(|key| seq_at_end(key.key()))
                 .collect();
             for stored in self.rows(&seqs).await? {
-                let is_hidden = self.hidden.lock().contains(&stored.row.seq);
-                if !is_hidden {
-                    found.extend(self.decode(&stored.row).ok());
-                }
+                found.extend(self.decode(&stored.row).ok());
             }
         }
         match walk.stopped_at() {

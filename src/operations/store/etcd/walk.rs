@@ -33,6 +33,10 @@ pub(super) struct Walk<'a> {
     /// The numbers that are still to be visited: from the first on, below the second.
     left: (u128, u128),
     window: u128,
+    /// Down to where there are more keys than one step returns, and how many there are: of a walk downwards.
+    crowded: Option<(u128, usize)>,
+    /// Above it nothing is expected.
+    expected_end: Option<u128>,
     steps: usize,
     keys_only: bool,
 }
@@ -54,6 +58,8 @@ impl<'a> Walk<'a> {
             direction,
             left,
             window: WINDOW,
+            crowded: None,
+            expected_end: None,
             steps: 0,
             keys_only: false,
         }
@@ -80,6 +86,14 @@ impl<'a> Walk<'a> {
         Self { window, ..self }
     }
 
+    /// A walk downwards looks at everything from this number on in its first step.
+    pub(super) fn from_near(self, number: u128) -> Self {
+        Self {
+            expected_end: Some(number),
+            ..self
+        }
+    }
+
     /// Without the values.
     pub(super) fn keys_only(self) -> Self {
         Self {
@@ -95,31 +109,53 @@ impl<'a> Walk<'a> {
             let (from, to) = self.next_window();
             let (mut found, count) = self.read(from, to).await?;
             let is_complete = count <= found.len();
-            if !is_complete && self.direction == Direction::Downwards {
-                // Those that were returned are the lowest, and the highest come first.
-                self.shrink(to.saturating_sub(from), count);
-                continue;
-            }
-            self.left = match self.direction {
-                Direction::Upwards if is_complete => (to, self.left.1),
-                // The rest of the window comes with the next step.
-                Direction::Upwards => match found.last() {
-                    Some(last) => (self.number_of(last).saturating_add(1), self.left.1),
-                    None => (to, self.left.1),
-                },
-                Direction::Downwards => (self.left.0, from),
-            };
-            if is_complete {
-                self.grow(found.len());
-            }
-            if self.direction == Direction::Downwards {
-                found.reverse();
+            match self.direction {
+                Direction::Upwards => self.go_up((from, to), &found, count),
+                Direction::Downwards if is_complete => {
+                    self.go_down(from, found.len());
+                    found.reverse();
+                }
+                Direction::Downwards => {
+                    // Those that were returned are the lowest, and the highest come first.
+                    self.crowded = Some((from, count));
+                    continue;
+                }
             }
             if !found.is_empty() {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// After a window of a walk upwards, of which the lowest keys were found.
+    fn go_up(&mut self, (from, to): (u128, u128), found: &[KeyValue], count: usize) {
+        self.left.0 = match found.last() {
+            Some(last) if count > found.len() => self.number_of(last).saturating_add(1),
+            Some(_) | None => to,
+        };
+        if count > found.len() {
+            // About as many as one step returns, if they are spread evenly.
+            let count = u128::try_from(count).unwrap_or(u128::MAX).max(1);
+            let each = to.saturating_sub(from).checked_div(count).unwrap_or(0);
+            self.window = each.saturating_mul(STEP_MAX.into()).max(1);
+        } else {
+            self.grow(found.len());
+        }
+    }
+
+    /// After a window of a walk downwards, of which all keys were found.
+    fn go_down(&mut self, from: u128, found: usize) {
+        let was_first = self.expected_end.take().is_some();
+        self.left.1 = from;
+        self.crowded = match self.crowded.take() {
+            // The rest of the crowd fits into one step.
+            Some((low, count)) if low < from => Some((low, count.saturating_sub(found))),
+            Some(_) | None => None,
+        };
+        if self.crowded.is_none() && !was_first {
+            self.grow(found);
+        }
     }
 
     /// Where the walk stopped although there is more: the highest or lowest number that was not visited.
@@ -132,22 +168,18 @@ impl<'a> Walk<'a> {
 
     fn next_window(&self) -> (u128, u128) {
         let (from, to) = self.left;
-        match self.direction {
-            Direction::Upwards => (from, to.min(from.saturating_add(self.window))),
-            Direction::Downwards => (from.max(to.saturating_sub(self.window)), to),
-        }
-    }
-
-    /// Half of what would be the right size if the keys were spread evenly.
-    fn shrink(&mut self, size: u128, count: usize) {
-        let share = u128::from(STEP_MAX) / 2;
-        let count = u128::try_from(count).unwrap_or(u128::MAX).max(1);
-        let even = size
-            .checked_div(count)
-            .unwrap_or_default()
-            .saturating_mul(share);
-        // Never as large as before, so that every step comes nearer.
-        self.window = even.min(size / 2).max(1);
+        let start = match (self.direction, self.crowded, self.expected_end) {
+            (Direction::Upwards, _, _) => return (from, to.min(from.saturating_add(self.window))),
+            // The upper half of what holds too many; all of it once it holds few enough.
+            (Direction::Downwards, Some((low, count)), _) if count > STEP_MAX.into() => {
+                let half = to.saturating_sub(low) / 2;
+                to.saturating_sub(half.max(1))
+            }
+            (Direction::Downwards, Some((low, _)), _) => low,
+            (Direction::Downwards, None, Some(expected)) if expected < to => expected,
+            (Direction::Downwards, None, _) => to.saturating_sub(self.window),
+        };
+        (from.max(start), to)
     }
 
     fn grow(&mut self, found: usize) {

@@ -59,7 +59,7 @@ struct Unsettled {
     marks: Vec<u64>,
     /// Those of the empty links that were added after it, and whose answers were lost as well.
     links: Vec<u64>,
-    /// What it wrote, for which nobody waits any more: whether the record was new, and how it would be stored.
+    /// What it wrote, whose callers have been answered: whether the record was new, and how it would be stored.
     abandoned: Vec<(bool, Row)>,
 }
 
@@ -168,37 +168,63 @@ impl Writer {
                 Some(_) | None => return,
             };
         }
-        let error = StoreError::Unavailable("the store changes all the time".to_owned());
+        let error = StoreError::Unavailable("other writes came first each time".to_owned());
         fail_all(writes, &error);
     }
 
-    /// Reads the records that are to be updated and are not known; answers those that do not exist.
+    /// Reads the records that are to be updated where it is not known that they are at the revision before, and answers those
+    /// that are not.
     async fn learn(&mut self, writes: Vec<Write>) -> Result<Vec<Write>, (Vec<Write>, StoreError)> {
-        let missing: Vec<u64> = writes
+        let unclear: Vec<u64> = writes
             .iter()
             .filter_map(|write| match write {
-                Write::Update(_, row, _) if !self.known.contains_key(&row.seq) => Some(row.seq),
+                Write::Update(_, row, _) if !self.is_next(row) => Some(row.seq),
                 Write::Create(..) | Write::Update(..) | Write::Put(..) | Write::Remove(..) => None,
             })
             .collect();
-        if missing.is_empty() {
+        if unclear.is_empty() {
             return Ok(writes);
         }
-        match self.reader.rows(&missing).await {
-            Ok(found) => {
-                for stored in found {
-                    self.remember(stored);
-                }
-            }
+        let found = match self.reader.rows(&unclear).await {
+            Ok(found) => found,
             Err(error) => return Err((writes, error)),
+        };
+        let (mut good, mut done) = (Vec::new(), Vec::new());
+        for write in writes {
+            let row = match &write {
+                Write::Update(_, row, _) if unclear.contains(&row.seq) => row,
+                Write::Create(..) | Write::Update(..) | Write::Put(..) | Write::Remove(..) => {
+                    good.push(write);
+                    continue;
+                }
+            };
+            self.known.remove(&row.seq);
+            let stored = found.iter().find(|stored| stored.row.seq == row.seq);
+            let is_applied = stored.is_some_and(|stored| is_same(&stored.row, row));
+            if let Some(stored) = stored {
+                self.remember(stored.clone());
+            }
+            if self.is_next(row) {
+                good.push(write);
+            } else {
+                let result = if is_applied {
+                    Ok(None)
+                } else {
+                    Err(StoreError::Conflict)
+                };
+                done.push((write, result));
+            }
         }
-        let (known, unknown): (Vec<Write>, Vec<Write>) =
-            writes.into_iter().partition(|write| match write {
-                Write::Update(_, row, _) => self.known.contains_key(&row.seq),
-                Write::Create(..) | Write::Put(..) | Write::Remove(..) => true,
-            });
-        fail_all(unknown, &StoreError::Conflict);
-        Ok(known)
+        for (write, result) in done {
+            answer_write(write, result);
+        }
+        Ok(good)
+    }
+
+    /// Whether the record is known to be at the revision before.
+    fn is_next(&self, row: &Row) -> bool {
+        let known = self.known.get(&row.seq);
+        known.is_some_and(|known| known.header.revision.saturating_add(1) == row.header.revision)
     }
 
     fn remember(&mut self, stored: StoredRow) {
@@ -244,7 +270,10 @@ impl Writer {
                     None
                 }
             },
-            Err(EtcdError::Unknown(why)) => self.settle_batch(writes, batch, why).await,
+            Err(EtcdError::Unknown(why)) => {
+                tracing::warn!(error = why, "outcome of a write to etcd unknown");
+                self.settle_batch(writes, &batch).await
+            }
             Err(error) => {
                 fail_all(writes, &unavailable(&error));
                 None
@@ -286,7 +315,7 @@ impl Writer {
                 }
                 done.push((write, Ok(None)));
             } else {
-                match self.look_at_refused_write(&write, answer).await {
+                match self.look_at_refused_write(&write, &answer).await {
                     Some(result) => done.push((write, result)),
                     None => again.push(write),
                 }
@@ -310,6 +339,7 @@ impl Writer {
         let (Write::Create(operation, row, _) | Write::Update(operation, row, _)) = write else {
             return None;
         };
+        self.reader.note_created(row.header.created);
         if row.header.live {
             let header = numbered(row, number).header;
             let known = KnownRow {
@@ -327,7 +357,7 @@ impl Writer {
     async fn look_at_refused_write(
         &mut self,
         write: &Write,
-        answer: TxnResponse,
+        answer: &TxnResponse,
     ) -> Option<Result<Option<Created>, StoreError>> {
         let mut found = answer.op_responses().into_iter().map(first);
         let stored = found.next().flatten();
@@ -336,7 +366,7 @@ impl Writer {
             Write::Create(_, row, _) => {
                 let stored = stored.map(|stored| self.reader.parse(row.seq, &stored));
                 if let Some(Ok(stored)) = stored
-                    && stored.row.record == row.record
+                    && is_same(&stored.row, row)
                 {
                     // An earlier attempt was applied.
                     if stored.row.header.live {
@@ -357,17 +387,14 @@ impl Writer {
                     Some(Err(error)) => return Some(Err(error)),
                     None => return Some(Err(StoreError::Conflict)),
                 };
-                let revision = stored.row.header.revision;
-                if revision == row.header.revision && stored.row.record == row.record {
+                if is_same(&stored.row, row) {
                     // An earlier attempt was applied.
                     return Some(Ok(None));
                 }
-                let is_before = revision.saturating_add(1) == row.header.revision;
                 self.remember(stored);
-                if is_before {
+                if self.is_next(row) {
                     return None;
                 }
-                self.known.remove(&row.seq);
                 Some(Err(StoreError::Conflict))
             }
             // A put has no condition, and a record that is gone needs not be removed.
@@ -415,13 +442,7 @@ impl Writer {
     }
 
     /// Finds out whether a transaction was applied whose callers wait. Returns the writes that are to be tried again.
-    async fn settle_batch(
-        &mut self,
-        writes: Vec<Write>,
-        batch: Batch,
-        why: String,
-    ) -> Option<Vec<Write>> {
-        tracing::warn!(error = why, "outcome of a write to etcd unknown");
+    async fn settle_batch(&mut self, writes: Vec<Write>, batch: &Batch) -> Option<Vec<Write>> {
         let mut unsettled = Unsettled {
             marks: vec![batch.state.batch],
             links: Vec::new(),
@@ -429,11 +450,11 @@ impl Writer {
         };
         let error = match self.settle(&mut unsettled, SETTLE_FOR).await {
             Settled::NotApplied => return Some(writes),
-            Settled::Applied => return Some(self.finish_applied(writes, &batch).await),
+            Settled::Applied => return Some(self.finish_applied(writes, batch).await),
             Settled::Fenced => fenced(),
             Settled::Failed(error) => error,
             Settled::Unknown(why) => {
-                self.abandon(unsettled, &writes, &batch);
+                self.abandon(unsettled, &writes, batch);
                 for write in writes {
                     let why = why.clone();
                     let error = match &write {
@@ -528,7 +549,7 @@ impl Writer {
         }
     }
 
-    /// Remembers a transaction for whose outcome nobody waits any more.
+    /// Remembers a transaction whose callers have been answered before its outcome was known.
     fn abandon(&mut self, mut unsettled: Unsettled, writes: &[Write], batch: &Batch) {
         for (write, number) in writes.iter().zip(&batch.numbers) {
             let (is_new, row) = match write {
@@ -574,7 +595,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes the new records of a transaction whose callers were told that nothing was accepted.
+    /// Removes the new records of a transaction whose callers were refused.
     async fn take_back(&mut self, unsettled: &mut Unsettled) -> Result<(), StoreError> {
         let seqs: Vec<u64> = unsettled.abandoned.iter().map(|(_, row)| row.seq).collect();
         let found = self.reader.rows(&seqs).await?;
@@ -611,6 +632,11 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Whether a stored record is the one that was to be written.
+fn is_same(stored: &Row, wanted: &Row) -> bool {
+    stored.header.revision == wanted.header.revision && stored.record == wanted.record
 }
 
 fn seq_of(write: &Write) -> Option<u64> {
