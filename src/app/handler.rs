@@ -75,11 +75,9 @@ impl GatewayHandler {
     }
 
     /// From now on readiness depends on the part that the gateway has in its cluster.
-    pub(crate) fn join(&self, membership: Option<&Arc<Membership>>) {
-        if let Some(membership) = membership {
-            // Called once, at the start.
-            drop(self.membership.set(Arc::clone(membership)));
-        }
+    pub(crate) fn join(&self, membership: &Arc<Membership>) {
+        // Called once, at the start.
+        drop(self.membership.set(Arc::clone(membership)));
     }
 
     /// Requests that come from now on are decided by this; those under way by what was before.

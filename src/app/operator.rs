@@ -139,11 +139,9 @@ impl OperatorApi {
     }
 
     /// From now on operators may change the part of the gateway in its cluster.
-    pub(crate) fn join(&self, membership: Option<&Arc<Membership>>) {
-        if let Some(membership) = membership {
-            // Called once, at the start.
-            drop(self.membership.set(Arc::clone(membership)));
-        }
+    pub(crate) fn join(&self, membership: &Arc<Membership>) {
+        // Called once, at the start.
+        drop(self.membership.set(Arc::clone(membership)));
     }
 
     fn membership(&self) -> Result<&Arc<Membership>, OperatorError> {

@@ -99,13 +99,7 @@ pub async fn start_on(
         tasks: tasks.clone(),
     };
     let active = Arc::new(ActiveOperations::default());
-    let single = match &settings.cluster {
-        None => Some(single_term(&settings, &deps).await?),
-        Some(_) => None,
-    };
-    if let Some(term) = &single {
-        active.begin(term);
-    }
+    let single = single_term(&settings, &deps, &active).await?;
     complete_public_url(&mut settings, sockets.api.address());
     let upstreams = start_upstreams(&mut settings, &clock, &metrics);
     // Neither are fetches of keys: an issuer that is down must not delay start or stop.
@@ -137,13 +131,7 @@ pub async fn start_on(
     operator_api.open(admin.address());
     let etcd_watch = EtcdWatch::start(&present, &clock, &metrics);
     let member = member_parts(&settings, &active, &handler, &deps);
-    let peers = match (&member, &present.peers) {
-        (Some(parts), Some(channel)) => Some(serve_peers(parts, channel, &present, &upstreams)?),
-        (_, _) => None,
-    };
-    let membership = member.map(|parts| Arc::new(Membership::start(parts)));
-    handler.join(membership.as_ref());
-    operator_api.join(membership.as_ref());
+    let (membership, peers) = join(member, &present, &upstreams, &operator_api)?;
     report_start(&present, &metrics, api.address(), admin.address());
     Ok(Running {
         handler,
@@ -164,11 +152,20 @@ pub async fn start_on(
     })
 }
 
-/// The one term of a gateway that is not a member of a cluster.
-async fn single_term(settings: &Settings, deps: &TermDeps) -> Result<Arc<Term>, StartError> {
+/// The one term of a gateway that is not a member of a cluster; `None` for a member.
+async fn single_term(
+    settings: &Settings,
+    deps: &TermDeps,
+    active: &ActiveOperations,
+) -> Result<Option<Arc<Term>>, StartError> {
+    if settings.cluster.is_some() {
+        return Ok(None);
+    }
     let (clock, metrics) = (Arc::clone(&deps.clock), Metrics::clone(&deps.metrics));
     let store = OpenStore::open(&settings.operations, clock, metrics).await?;
-    Term::begin(store, settings, deps).await
+    let term = Term::begin(store, settings, deps).await?;
+    active.begin(&term);
+    Ok(Some(term))
 }
 
 /// The operations as the gate sees them: of a single gateway directly, because they are there for all its life.
@@ -213,6 +210,26 @@ fn member_parts(
         settings: Arc::clone(settings),
         deps: deps.clone(),
     })
+}
+
+/// Takes part in the cluster, if there is one, and serves the other gateways.
+fn join(
+    member: Option<MemberParts>,
+    settings: &Settings,
+    upstreams: &Arc<Upstreams>,
+    operator_api: &OperatorApi,
+) -> Result<(Option<Arc<Membership>>, Option<Server>), StartError> {
+    let Some(parts) = member else {
+        return Ok((None, None));
+    };
+    let channel = settings.peers.as_ref();
+    let peers = channel.map(|channel| serve_peers(&parts, channel, settings, upstreams));
+    let peers = peers.transpose()?;
+    let handler = Arc::clone(&parts.handler);
+    let membership = Arc::new(Membership::start(parts));
+    handler.join(&membership);
+    operator_api.join(&membership);
+    Ok((Some(membership), peers))
 }
 
 /// Takes requests of other gateways, and hands them requests while one of them is active.

@@ -19,6 +19,7 @@ use crate::config::log_level;
 use crate::config::passthrough;
 use crate::config::separate_paths;
 use crate::config::separate_paths::OutputFile;
+use crate::config::settings::Backend;
 use crate::config::settings::LogFormat;
 use crate::config::settings::Logging;
 use crate::config::settings::Settings;
@@ -125,25 +126,16 @@ fn settings(
     let mut people = access::read(reader, root, source, &passes);
     let allowed = std::mem::take(&mut people.allowed);
     let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
-    let operations_section = section(&tables::operations::TABLE);
+    let work = work(reader, root, source);
     let log_section = section(&tables::log::TABLE);
-    let etcd_section = section(&tables::etcd::TABLE);
-    let operations = operations_section
-        .as_ref()
-        .and_then(|section| operations(reader, section, etcd_section.as_ref(), source));
     let logging = log_section.as_ref().map(|section| logging(reader, section));
     let trace_export = section(&tables::tracing::TABLE)
         .and_then(|section| trace_export::read(reader, &section, source));
-    let cluster_section = section(&tables::cluster::TABLE);
-    let is_cluster = cluster_section.as_ref().is_some_and(cluster::is_wanted);
-    let cluster = cluster_section
-        .and_then(|section| cluster::read(reader, &section, source, operations.as_ref()));
-    let (cluster, peers) = cluster.map_or((None, None), |(config, peers)| (Some(config), peers));
-    let (backends, placements) = backends::read(reader, root, source, is_cluster);
-    let sections = [operations_section, log_section, authentication_section];
+    let sections = [work.section, log_section, authentication_section];
     let tokens = people.tokens_file.as_deref();
-    let paths = (operations.as_ref(), logging.as_ref(), tokens);
-    separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
+    let paths = (work.operations.as_ref(), logging.as_ref(), tokens);
+    let outputs = output_files(&sections, paths);
+    separate_paths::check_files(&outputs, &source.files(), &work.backends);
     let server = server?;
     let addresses = server.addresses?;
     let (listener_limits, gate_limits) = limits?;
@@ -166,16 +158,16 @@ fn settings(
             lockout: lockout?,
             rates: rates?,
             grants: people.grants,
-            placements,
+            placements: work.placements,
             passthrough,
             limits: gate_limits,
         },
         key_sources: people.key_sources,
         upstreams,
-        cluster,
-        peers,
-        operations: operations?,
-        backends,
+        cluster: work.cluster,
+        peers: work.peers,
+        operations: work.operations?,
+        backends: work.backends,
         logging: logging?,
         trace_export,
         tokens: people.tokens_file,
@@ -185,6 +177,39 @@ fn settings(
         files: Vec::new(),
         hash: String::new(),
     })
+}
+
+/// `[operations]`, `[etcd]`, `[cluster]` and every `[[backend]]`.
+struct Work<'a> {
+    section: Option<Section<'a>>,
+    operations: Option<operations::Config>,
+    cluster: Option<crate::cluster::Config>,
+    peers: Option<cluster::PeerChannel>,
+    backends: Vec<Backend>,
+    placements: Vec<gate::Placement>,
+}
+
+fn work<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>, source: &SecretSource<'_>) -> Work<'a> {
+    let first = |table| Section::read_all(reader, root, table).into_iter().next();
+    let section = first(&tables::operations::TABLE);
+    let etcd_section = first(&tables::etcd::TABLE);
+    let operations = section
+        .as_ref()
+        .and_then(|section| operations(reader, section, etcd_section.as_ref(), source));
+    let members = first(&tables::cluster::TABLE);
+    let is_cluster = members.as_ref().is_some_and(cluster::is_wanted);
+    let cluster =
+        members.and_then(|section| cluster::read(reader, &section, source, operations.as_ref()));
+    let (cluster, peers) = cluster.map_or((None, None), |(config, peers)| (Some(config), peers));
+    let (backends, placements) = backends::read(reader, root, source, is_cluster);
+    Work {
+        section,
+        operations,
+        cluster,
+        peers,
+        backends,
+        placements,
+    }
 }
 
 /// `[server]`.
