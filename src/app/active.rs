@@ -221,7 +221,7 @@ impl OperationsApi for ActiveOperations {
         permit: Permit,
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
-        // Not confirmed: what is durable was accepted, whoever runs it.
+        // Not confirmed: what is durable was accepted, and another gateway may run it.
         match self.term() {
             Some(term) if submission.seq != OperationSeq::HIGHEST => {
                 term.operations.accept(permit, submission).await

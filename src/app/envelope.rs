@@ -1,4 +1,4 @@
-//! What gateways of a cluster tell each other about a request, in one header field of the peer channel.
+//! What a gateway of a cluster sends another one about a request, in one header field of the peer channel.
 //!
 //! The field counts on that channel alone, which only gateways with a certificate of the cluster reach. On the API port it means nothing,
 //! and a gateway that hands a request on replaces what a client sent under its name.

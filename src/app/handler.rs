@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
-use crate::app::membership::Membership;
 use crate::gate;
 use crate::gate::Body;
 use crate::gate::Code;
@@ -40,7 +39,7 @@ pub(crate) struct GatewayHandler {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     draining: AtomicBool,
-    membership: OnceLock<Arc<Membership>>,
+    membership: OnceLock<Arc<dyn Readiness>>,
 }
 
 impl GatewayHandler {
@@ -75,9 +74,9 @@ impl GatewayHandler {
     }
 
     /// From now on readiness depends on the part that the gateway has in its cluster.
-    pub(crate) fn join(&self, membership: &Arc<Membership>) {
+    pub(crate) fn join(&self, membership: Arc<dyn Readiness>) {
         // Called once, at the start.
-        drop(self.membership.set(Arc::clone(membership)));
+        drop(self.membership.set(membership));
     }
 
     /// Requests that come from now on are decided by this; those under way by what was before.
@@ -248,8 +247,10 @@ impl Readiness for GatewayHandler {
         if self.draining.load(Ordering::Acquire) {
             return Err("the gateway is stopping".to_owned());
         }
-        if let Some(membership) = self.membership.get().filter(|own| !own.is_active()) {
-            return membership.standby_reason().map_or(Ok(()), Err);
+        if let Some(membership) = self.membership.get()
+            && self.service.enter().is_none()
+        {
+            return membership.readiness();
         }
         if !self.service.is_ready() {
             return Err("the store of operations takes no writes".to_owned());

@@ -22,6 +22,7 @@ use crate::cluster::Leadership;
 use crate::config::Settings;
 use crate::etcd;
 use crate::etcd::Connection;
+use crate::listener::Readiness;
 use crate::model::GatewayName;
 use crate::operations::OpenStore;
 use crate::runtime::Clock;
@@ -142,13 +143,8 @@ impl Membership {
         }
     }
 
-    /// Whether this gateway runs the operations.
-    pub(crate) fn is_active(&self) -> bool {
-        self.active.has_begun()
-    }
-
     /// Why a gateway that does not run the operations does not serve requests of the API; `None` while it hands them on.
-    pub(crate) fn standby_reason(&self) -> Option<String> {
+    fn standby_reason(&self) -> Option<String> {
         let view = self.view.borrow().clone();
         let now = self.clock.instant();
         let since = {
@@ -179,7 +175,7 @@ impl Membership {
         self.step_down.notify_waiters();
     }
 
-    /// Leaves the leadership to others until it is told otherwise or restarted.
+    /// Leaves the leadership to others until it is allowed again or restarted.
     pub(crate) fn drain(&self, is_drained: bool) {
         self.drained.send_replace(is_drained);
     }
@@ -221,6 +217,13 @@ impl Membership {
     pub(crate) async fn close(&self) {
         self.closer.stop();
         self.tasks.ended().await;
+    }
+}
+
+impl Readiness for Membership {
+    /// Of a gateway that does not run the operations.
+    fn readiness(&self) -> Result<(), String> {
+        self.standby_reason().map_or(Ok(()), Err)
     }
 }
 

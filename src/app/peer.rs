@@ -20,7 +20,7 @@ use crate::listener::Handler;
 use crate::listener::SentResponse;
 use crate::listener::UpstreamResult;
 
-/// Hands requests of other gateways to the gate. The port demands a certificate of the cluster, so whoever is here is a gateway.
+/// Hands requests of other gateways to the gate. The port demands a certificate of the cluster, so every client of it is a gateway.
 #[derive(Debug)]
 pub(crate) struct PeerHandler(Arc<GatewayHandler>);
 

@@ -227,7 +227,7 @@ fn join(
     let peers = peers.transpose()?;
     let handler = Arc::clone(&parts.handler);
     let membership = Arc::new(Membership::start(parts));
-    handler.join(&membership);
+    handler.join(Arc::<Membership>::clone(&membership) as _);
     operator_api.join(&membership);
     Ok((Some(membership), peers))
 }

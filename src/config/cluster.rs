@@ -49,6 +49,7 @@ pub(super) fn read(
     source: &SecretSource<'_>,
     operations: Option<&operations::Config>,
 ) -> Option<(Config, Option<PeerChannel>)> {
+    let peers = read_peers(reader, section, source);
     let Some(found) = section.read_text(&key::NAME) else {
         for name in PEER_KEYS.into_iter().chain([key::ADVERTISE.name]) {
             if section.has(name) {
@@ -60,7 +61,6 @@ pub(super) fn read(
     let name = GatewayName::new(&found.text)
         .map_err(|error| section.report_text(&found, error.to_string(), ""))
         .ok();
-    let peers = read_peers(reader, section, source);
     match &operations?.store {
         StoreLocation::Etcd(etcd) => {
             let peers = peers.ok()?;

@@ -30,6 +30,7 @@ const PARTS: &[&str] = &[
     "audit",
     "cli",
     "client",
+    "cluster",
     "config",
     "demo",
     "etcd",

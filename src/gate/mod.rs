@@ -8,6 +8,7 @@ mod conditional;
 mod config;
 mod cross_site;
 mod decision;
+mod entry;
 mod explain;
 mod finish;
 mod framing;

@@ -23,6 +23,8 @@ use crate::gate::cross_site::CrossSiteRule;
 use crate::gate::cross_site::RequestOrigin;
 use crate::gate::cross_site::add_preflight_headers;
 use crate::gate::decision::GateDecision;
+use crate::gate::entry;
+use crate::gate::entry::Entered;
 use crate::gate::finish::finish;
 use crate::gate::framing;
 use crate::gate::handlers;
@@ -40,8 +42,6 @@ use crate::gate::prefer::Preferences;
 use crate::gate::process_state::ProcessState;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::relay;
-use crate::gate::relay::Entered;
 use crate::gate::relay::RelayedRequest;
 use crate::gate::request::Body;
 use crate::gate::request::RequestHead;
@@ -327,7 +327,7 @@ impl Gate {
             return handlers::read_public(received, endpoint, route, config, body).await;
         }
         // Held until the answer is made: a gateway that steps down waits for it.
-        let _active = match relay::enter(&self.services, received, body).await? {
+        let _active = match entry::enter(&self.services, received, body).await? {
             Entered::Here(guard) => guard,
             Entered::Elsewhere(draft) => return Ok(draft),
         };

@@ -212,7 +212,7 @@ pub struct StreamedReply {
 }
 
 impl StreamedReply {
-    /// The next piece; `None` at the end. Whoever calls sets a time limit.
+    /// The next piece; `None` at the end. The caller sets a time limit.
     ///
     /// # Errors
     /// [`TransportError::Lost`].

@@ -292,7 +292,17 @@ async fn no_byte_of_a_change_leaves_after_the_lease_however_long_connecting_took
     ] {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("s");
-        let serving = server(&socket, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let serving = Tasks::default().spawn(async move {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let mut seen = vec![0; 4096];
+            let length = peer.read(&mut seen).await.unwrap_or_default();
+            seen.truncate(length);
+            // A client that sent nothing is gone.
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            drop(peer.write_all(answer).await);
+            String::from_utf8(seen).unwrap()
+        });
         let client = client(Endpoint::Unix(socket), 32);
         let mut call = Call::new(method.clone(), &["a"]);
         if let Some(body) = body {

@@ -12,7 +12,7 @@ declare_table! { "cluster", false, "This gateway as a member of a cluster: one g
     ADVERTISE: Text = "advertise", optional_text("the value of `listen`", "host and port"), Restart,
         "How the other gateways reach `listen`. The certificate must be valid for the host.", Commented = "\"gateway-1.example.com:8443\"";
     CA: Text = "ca", optional_text("required with `listen`", "path"), Restart,
-        "The authority (PEM) that signed the certificates of the gateways. Whoever has a certificate of it may act as any client: use an authority of the cluster's own.", Commented = "\"cluster-ca.pem\"";
+        "The authority (PEM) that signed the certificates of the gateways. A holder of a certificate of it may act as any client: use an authority of the cluster's own.", Commented = "\"cluster-ca.pem\"";
     CERT: Text = "cert", optional_text("required with `listen`", "path"), Restart,
         "The certificate (PEM) of this gateway, for servers and clients, with those between it and the authority.", Commented = "\"gateway-1.pem\"";
     KEY: Text = "key", optional_text("required with `listen`", "path"), Restart,

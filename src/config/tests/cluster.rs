@@ -153,7 +153,7 @@ fn the_peer_channel_has_a_certificate_and_an_address_that_others_reach() {
         ),
         (
             "no file",
-            good.replace("a.pem", "absent.pem"),
+            good.replace("cert = \"a.pem\"", "cert = \"absent.pem\""),
             "absent.pem: No such file",
             "",
         ),

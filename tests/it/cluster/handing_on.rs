@@ -205,7 +205,7 @@ fn only_gateways_say_where_a_request_comes_from() {
             "{at}: the forger is not: {clients:?}"
         );
     }
-    // The peer port takes nobody without a certificate of the cluster.
+    // The peer port takes no client without a certificate of the cluster.
     let name = ["a", "b"][pair.active];
     let config = fs::read_to_string(pair.gateways.file(&format!("{name}.toml"))).unwrap();
     let peers = config.split("[cluster]").nth(1).unwrap();

@@ -311,7 +311,7 @@ fn one_gateway_is_active_and_the_others_say_so() {
     let answered =
         Client::new(gateways.get(active).api, "alice", "secret").get("/vms/1/backups/456");
     assert_eq!(answered.status, 200, "the active one answers: {answered:?}");
-    // A stop gives the leadership up: nobody waits for the end of the lease.
+    // A stop gives the leadership up: no wait for the end of the lease.
     let begun = Instant::now();
     let stopped = gateways.running[active].take().unwrap();
     stopped.signal("TERM");

@@ -144,7 +144,7 @@ fn one_change(world: &World, key: &str, prng: &mut Prng) -> Accepted {
                 note(&mut accepted, &status);
                 return accepted;
             }
-            // Its queue is full, or in a cluster: the active gateway was lost, and the key tells whether it had accepted.
+            // Its queue is full, or in a cluster: the active gateway was lost, and the key finds what it had accepted.
             Some((503 | 504, _)) | None => std::thread::sleep(AWAY),
             // Another change of the VM came first.
             Some((412, _)) if world.is_conditional => std::thread::sleep(AWAY),

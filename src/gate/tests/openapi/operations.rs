@@ -84,6 +84,8 @@ const ANY: &[Code] = &[
 /// What can be wrong with who asks, and with the version.
 const KNOWN: &[Code] = &[
     Code::Unauthenticated,
+    Code::Standby,
+    Code::ActiveGatewayLost,
     Code::KeysUnavailable,
     Code::LoginQueueFull,
     Code::TooManyAttempts,
