@@ -50,6 +50,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for the whole of an answer, beyond the longest wait that a request may ask for.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the answer of a gateway is waited for that is no longer the active one.
+const LAST_ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two pieces of an answer that is no stream.
 const PIECE_PATIENCE: Duration = Duration::from_secs(30);
 /// Largest body of an answer in bytes: a page of the longest list is smaller.
@@ -192,6 +194,8 @@ impl PeerRelay {
             if changed.await.is_err() {
                 std::future::pending::<()>().await;
             }
+            // A gateway that stepped down answers what it has; one that died or hangs does not.
+            sleep(LAST_ANSWER_PATIENCE).await;
         };
         let answer = tokio::select! {
             biased;
