@@ -69,8 +69,34 @@ fn object_of(table: &Table) -> Value {
         "additionalProperties": false,
         "properties": properties,
     });
-    if let Some(members) = object.as_object_mut().filter(|_| !required.is_empty()) {
-        members.insert("required".to_owned(), json!(required));
+    if let Some(members) = object.as_object_mut() {
+        if !required.is_empty() {
+            members.insert("required".to_owned(), json!(required));
+        }
+        let of_kinds: Vec<Value> = table.nested.iter().filter_map(required_of_kind).collect();
+        if !of_kinds.is_empty() {
+            members.insert("allOf".to_owned(), json!(of_kinds));
+        }
     }
     object
+}
+
+/// What a backend of this kind must have, in the table of the kind or, in older files, beside it; `None` if nothing.
+fn required_of_kind(kind: &Table) -> Option<Value> {
+    let required = kind.keys.iter().filter(|key| key.schema().is_required);
+    let required: Vec<Value> = required
+        .map(|key| {
+            let key = key.name();
+            let nested = json!({ "required": [kind.name], "properties": { kind.name: { "required": [key] } } });
+            json!({ "anyOf": [nested, { "required": [key] }] })
+        })
+        .collect();
+    if required.is_empty() {
+        return None;
+    }
+    let chosen_by = tables::backend::KIND.name;
+    Some(json!({
+        "if": { "required": [chosen_by], "properties": { chosen_by: { "const": kind.name } } },
+        "then": { "allOf": required },
+    }))
 }

@@ -12,6 +12,7 @@ use crate::gate::Grantee;
 use crate::gate::PassThroughAccess;
 use crate::gate::Placement;
 use crate::gate::User;
+use crate::listener::ClientCertificates;
 use crate::listener::Tls;
 use crate::model::Pattern;
 use crate::model::PrincipalName;
@@ -158,6 +159,13 @@ fn trust(settings: &Settings) -> Vec<String> {
 fn page(settings: &Settings, found: &mut Vec<String>) {
     if !settings.gate.page {
         return;
+    }
+    let clients = settings.listener.tls.as_ref().map(Tls::clients);
+    if matches!(clients, Some(ClientCertificates::Required(_))) {
+        found.push(
+            "tls.client_certificates: \"required\" closes the page of server.page to browsers, because its requests are sent without their certificates; write \"optional\""
+                .to_owned(),
+        );
     }
     let public: Option<http::Uri> = settings.gate.public_url.as_str().parse().ok();
     let public = public.as_ref().and_then(http::Uri::host);

@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::ALPN;
 use pingora::protocols::GetSocketDigest as _;
+use pingora::protocols::SocketDigest;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
 use tokio::sync::Semaphore;
@@ -23,6 +24,7 @@ use crate::listener::connection_phase::ConnectionPhase;
 use crate::listener::connection_phase::PhaseSnapshot;
 use crate::listener::connection_phase::PhaseTracker;
 use crate::listener::http1_requests::serve_http1;
+use crate::listener::http2_connection::Http2Connection;
 use crate::listener::http2_requests::serve_http2;
 use crate::listener::per_ip_limit::ConnectionSlot;
 use crate::listener::per_ip_limit::PerIpLimit;
@@ -35,8 +37,11 @@ use crate::runtime::Stop;
 use crate::telemetry::Metrics;
 
 /// How long an idle connection stays open when the gateway stops. A request that arrives in this time is answered with
-/// `Http1Connection: close`; HTTP/2 sends GOAWAY.
+/// `Connection: close`; HTTP/2 sends GOAWAY.
 const IDLE_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How long a client of HTTP/2 may take to acknowledge that the connection ends. Until then requests of it may arrive, which
+/// are answered.
+const GOAWAY_DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Shortest time between two checks whether a connection is overdue, while it is not idle.
 const OVERDUE_CHECK_PAUSE: Duration = Duration::from_millis(10);
@@ -174,6 +179,7 @@ impl ConnectionGuard {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(socket));
         };
+        let digest = socket.get_socket_digest();
         tokio::select! {
             biased;
             // Boxed, so that the task of the connection does not hold room for a handshake for its whole life.
@@ -184,8 +190,22 @@ impl ConnectionGuard {
                     Err(CloseReason::BadHandshake)
                 }
             },
-            () = self.stop.given() => Err(CloseReason::Stopping),
+            () = self.wait_until_handshake_stopped(digest) => Err(CloseReason::Stopping),
             () = tokio::time::sleep(self.limits.handshake_timeout) => Err(CloseReason::SlowHandshake),
+        }
+    }
+
+    /// Resolves when the gateway stops and the client has begun no handshake, or may not finish it. A client that is cut off in the
+    /// middle of a handshake sees an error instead of a connection that ends.
+    async fn wait_until_handshake_stopped(&self, digest: Option<Arc<SocketDigest>>) {
+        self.stop.given().await;
+        tokio::select! {
+            () = self.cut.given() => return,
+            () = tokio::time::sleep(IDLE_DRAIN_TIME) => {}
+        }
+        let received = digest.and_then(|digest| Some(digest.tcp_info()?.tcpi_bytes_received));
+        if received.is_some_and(|bytes| bytes > 0) {
+            self.cut.given().await;
         }
     }
 
@@ -199,6 +219,7 @@ impl ConnectionGuard {
             if is_http2 {
                 // Boxed, so that the many connections of HTTP/1 have no room for it.
                 let wide = &self.wide_connections;
+                let stream = Box::new(Http2Connection::new(stream, phases.clone()));
                 return Box::pin(serve_http2(app, stream, &phases, wide)).await;
             }
             let (tracker, unreadable) = (phases.clone(), self.unreadable.clone());
@@ -250,17 +271,34 @@ impl ConnectionGuard {
 
     /// Resolves when the gateway stops and the connection has no request to finish, or may not finish it.
     async fn wait_until_stopped(&self, phases: &PhaseTracker, is_http2: bool) -> CloseReason {
-        // A client of HTTP/2 that connects while others are asked to leave may stay until the gateway stops.
-        if !self.leaving.is_given() {
-            self.leaving.given().await;
-            if is_http2 {
-                phases.refuse_more_requests();
-            }
+        if !is_http2 {
+            return self.wait_until_idle(phases, IDLE_DRAIN_TIME).await;
         }
+        tokio::select! {
+            reason = self.wait_until_idle(phases, GOAWAY_DRAIN_TIME) => reason,
+            never = self.ask_to_leave(phases) => never,
+        }
+    }
+
+    /// Asks the client of HTTP/2 to leave when that is due. Never resolves: Pingora ends the connection when it is ready to.
+    async fn ask_to_leave(&self, phases: &PhaseTracker) -> CloseReason {
+        // A client that connects while others are asked to leave may stay until the gateway stops.
+        if self.leaving.is_given() {
+            self.stop.given().await;
+        }
+        self.leaving.given().await;
+        // A client that has just connected has a request: it would have to connect again for it.
+        let changed = phases.wait_for_change();
+        if phases.snapshot().phase == ConnectionPhase::First {
+            drop(tokio::time::timeout(IDLE_DRAIN_TIME, changed).await);
+        }
+        phases.ask_to_leave();
+        std::future::pending().await
+    }
+
+    /// Resolves when the gateway stops and the connection was idle for `idle_max`, or may not finish its request.
+    async fn wait_until_idle(&self, phases: &PhaseTracker, idle_max: Duration) -> CloseReason {
         self.stop.given().await;
-        if is_http2 {
-            phases.refuse_more_requests();
-        }
         loop {
             let changed = phases.wait_for_change();
             // A partly received head is waited for, within the limit for heads.
@@ -270,7 +308,7 @@ impl ConnectionGuard {
                 () = self.cut.given() => {
                     return if was_busy { CloseReason::Cut } else { CloseReason::Stopping };
                 }
-                () = tokio::time::sleep(IDLE_DRAIN_TIME), if !was_busy => {
+                () = tokio::time::sleep(idle_max), if !was_busy => {
                     if !phases.is_busy() {
                         return CloseReason::Stopping;
                     }

@@ -4,9 +4,12 @@
 //! in tasks of their own and hold a [`StreamInFlight`].
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 
+use futures_util::task::AtomicWaker;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -45,6 +48,10 @@ struct TrackedConnection {
     requests: AtomicU32,
     /// Notified when an upload begins on a connection of HTTP/2.
     upload: Notify,
+    /// Set when the client of HTTP/2 has to be asked to leave.
+    is_asked_to_leave: AtomicBool,
+    /// The task that asks it.
+    reader: AtomicWaker,
     /// Set when the connection takes no more requests of HTTP/2.
     last_request: watch::Sender<bool>,
     /// The bytes received for the current request of HTTP/1.
@@ -76,6 +83,8 @@ impl PhaseTracker {
             changed: Notify::new(),
             requests: AtomicU32::new(0),
             upload: Notify::new(),
+            is_asked_to_leave: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
             last_request: watch::Sender::new(false),
             requests_h1: RequestTracker::default(),
         }))
@@ -125,7 +134,22 @@ impl PhaseTracker {
         self.0.last_request.subscribe()
     }
 
-    /// Asks the client of HTTP/2 to send no more requests (GOAWAY).
+    /// Asks the client of HTTP/2 to send no more requests, a moment before the connection takes no more.
+    pub(super) fn ask_to_leave(&self) {
+        self.0.is_asked_to_leave.store(true, Ordering::Release);
+        self.0.reader.wake();
+    }
+
+    pub(super) fn is_asked_to_leave(&self) -> bool {
+        self.0.is_asked_to_leave.load(Ordering::Acquire)
+    }
+
+    /// Wakes the task at the next [`PhaseTracker::ask_to_leave`].
+    pub(super) fn wake_when_asked_to_leave(&self, waker: &Waker) {
+        self.0.reader.register(waker);
+    }
+
+    /// Takes no more requests of HTTP/2: Pingora sends GOAWAY and ends the connection after the last response.
     pub(super) fn refuse_more_requests(&self) {
         self.0.last_request.send_replace(true);
     }
@@ -155,7 +179,7 @@ impl PhaseTracker {
     pub(super) fn begin_stream(&self) -> StreamInFlight {
         let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1) >= REQUESTS_PER_CONNECTION {
-            self.refuse_more_requests();
+            self.ask_to_leave();
         }
         self.update(|snapshot| {
             snapshot.open_streams = snapshot.open_streams.saturating_add(1);

@@ -92,6 +92,7 @@ pub use text::BackendName;
 pub use text::BackupId;
 pub use text::BackupName;
 pub use text::Description;
+pub use text::GatewayName;
 pub use text::GroupName;
 pub use text::IdempotencyKey;
 pub use text::IssuerName;

@@ -36,34 +36,34 @@ use crate::requirements::require_programs;
 
 const BACKUP: &str = "/vms/1/backups/456";
 const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
-const FINAL: [&str; 4] = ["SUCCESS", "FAILED", "CANCELLED", "UNKNOWN"];
+pub(crate) const FINAL: [&str; 4] = ["SUCCESS", "FAILED", "CANCELLED", "UNKNOWN"];
 const KILLS: u32 = 10;
 
 /// One block of a stream.
 #[derive(Clone, Debug, Default)]
-struct Block {
-    id: Option<String>,
-    event: Option<String>,
-    status: Option<Value>,
+pub(crate) struct Block {
+    pub(crate) id: Option<String>,
+    pub(crate) event: Option<String>,
+    pub(crate) status: Option<Value>,
 }
 
 impl Block {
-    fn state(&self) -> &str {
+    pub(crate) fn state(&self) -> &str {
         let status = self.status.as_ref();
         status.map_or("", |status| status["state"].as_str().unwrap())
     }
 
-    fn uri(&self) -> &str {
+    pub(crate) fn uri(&self) -> &str {
         let status = self.status.as_ref();
         status.map_or("", |status| status["status_uri"].as_str().unwrap())
     }
 }
 
 /// A stream in HTTP/1.0, whose body is what comes until the end of the connection.
-struct Stream(BufReader<TcpStream>);
+pub(crate) struct Stream(BufReader<TcpStream>);
 
 impl Stream {
-    fn open(
+    pub(crate) fn open(
         address: SocketAddr,
         user: &str,
         query: &str,
@@ -90,7 +90,7 @@ impl Stream {
     }
 
     /// The next block that was received as a whole; `None` at the end.
-    fn block(&mut self) -> Option<Block> {
+    pub(crate) fn block(&mut self) -> Option<Block> {
         let mut block = Block::default();
         loop {
             let mut line = String::new();

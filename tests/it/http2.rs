@@ -61,7 +61,7 @@ impl Secure {
     }
 
     fn connect_with(&self, builder: &h2::client::Builder) -> Connection {
-        Connection::new(self.gateway.api, self.certificate.clone(), builder)
+        Connection::with(self.gateway.api, self.certificate.clone(), builder)
     }
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
@@ -116,7 +116,15 @@ async fn answer(response: ResponseFuture) -> Result<Answer, h2::Error> {
 }
 
 impl Connection {
-    fn new(
+    /// A connection to a server with this certificate.
+    pub(crate) fn to(
+        address: SocketAddr,
+        certificate: rustls::pki_types::CertificateDer<'static>,
+    ) -> Self {
+        Self::with(address, certificate, &h2::client::Builder::new())
+    }
+
+    fn with(
         address: SocketAddr,
         certificate: rustls::pki_types::CertificateDer<'static>,
         builder: &h2::client::Builder,
@@ -177,6 +185,15 @@ impl Connection {
                 (response,)
             }))
             .0
+    }
+
+    /// Sends a request without a body, unless the server has said that it takes no more on this connection.
+    pub(crate) fn try_begin(&self, head: Builder) -> Result<ResponseFuture, h2::Error> {
+        let request = head.body(()).unwrap();
+        self.runtime.block_on(within("a stream", async {
+            let mut requests = self.requests.clone().ready().await?;
+            Ok(requests.send_request(request, true)?.0)
+        }))
     }
 
     pub(crate) fn finish(&self, response: ResponseFuture) -> Result<Answer, h2::Error> {

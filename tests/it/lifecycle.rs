@@ -2,12 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
-use std::process::Child;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::client::Client;
@@ -277,90 +272,4 @@ fn accepted_then(signal: &str) {
     );
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0), "ends as asked");
-}
-
-/// A gateway on listening sockets that outlive it, as a service manager hands them over.
-fn activated(config: &str, api: &std::net::TcpListener, admin: &std::net::TcpListener) -> Child {
-    let script = "exec 3<&0 4<&1 1>&2 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=api:admin exec \"$0\" \"$@\"";
-    let owned = |listener: &std::net::TcpListener| OwnedFd::from(listener.try_clone().unwrap());
-    std::process::Command::new("sh")
-        .args(["-c", script, env!("CARGO_BIN_EXE_snapgate")])
-        .args(["serve", "--config", config])
-        .env_remove("NOTIFY_SOCKET")
-        .stdin(owned(api))
-        .stdout(owned(admin))
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// Asks again and again on a connection that is kept as long as the gateway keeps it; gives how often it was answered.
-fn keeps_asking(api: SocketAddr, over: &AtomicBool) -> u64 {
-    let request = format!(
-        "GET {BACKUP} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nX-Cloud-Client-Specification-Version: 0.1\r\n\r\n",
-        crate::client::basic("alice", "secret")
-    );
-    let (mut answered, mut kept) = (0, None);
-    while !over.load(Ordering::Acquire) {
-        let mut stream = kept.take().unwrap_or_else(|| {
-            let stream = TcpStream::connect(api).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            stream
-        });
-        let sent = stream.write_all(request.as_bytes());
-        sent.unwrap_or_else(|error| panic!("after {answered} answers: {error}"));
-        // Panics when the connection ends without an answer.
-        let reply = read_reply(&mut stream, false);
-        assert_eq!(reply.status, 200, "after {answered} answers: {reply:?}");
-        answered += 1;
-        if reply.header("connection") != "close" {
-            kept = Some(stream);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    answered
-}
-
-#[apply(test)]
-fn requests_on_kept_connections_survive_restarts() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("snapgate.toml");
-    let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
-    let ports = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
-    fs::write(&config, format!("{ports}{sim}")).unwrap();
-    let config = config.to_str().unwrap();
-    let bound = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (api, admin) = (bound(), bound());
-    let address = api.local_addr().unwrap();
-    let over = AtomicBool::new(false);
-    let mut gateway = activated(config, &api, &admin);
-    let answered = std::thread::scope(|scope| {
-        let askers: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| keeps_asking(address, &over)))
-            .collect();
-        for round in 0..4 {
-            // Until it serves: a client that waits in the queue of the socket is answered.
-            assert_eq!(
-                Client::bare(address).get("/versions").status,
-                200,
-                "{round}"
-            );
-            let term = std::process::Command::new("kill")
-                .args(["-s", "TERM", &gateway.id().to_string()])
-                .status();
-            assert!(term.unwrap().success(), "{round}: asked to stop");
-            let ended = gateway.wait().unwrap();
-            assert_eq!(ended.code(), Some(0), "{round}: ended as asked");
-            gateway = activated(config, &api, &admin);
-        }
-        over.store(true, Ordering::Release);
-        let answered = askers.into_iter().map(|asker| asker.join().unwrap());
-        answered.collect::<Vec<_>>()
-    });
-    gateway.kill().unwrap();
-    gateway.wait().unwrap();
-    assert!(
-        answered.iter().all(|count| *count > 4),
-        "each in every life: {answered:?}"
-    );
 }

@@ -538,3 +538,46 @@ fn the_schema_accepts_every_file_of_the_repository_and_refuses_wrong_types() {
         assert_ne!(validate(&[file]), "", "{name} is refused");
     }
 }
+
+#[apply(test)]
+fn the_schema_requires_the_keys_of_each_kind_of_backend() {
+    require_programs(&["python3"]);
+    let folder = tempfile::tempdir().unwrap();
+    // Kind, and the keys that it requires.
+    let rows: [(&str, &[&str]); 7] = [
+        ("sim", &[]),
+        ("files", &["root = \"a\"", "backups = \"b\""]),
+        ("qemu", &["qmp = \"a\""]),
+        ("libvirt", &[]),
+        ("incus", &["url = \"unix:///a\""]),
+        ("proxmox", &["urls = [\"https://a\"]", "token = \"env:A\""]),
+        ("cloudapi", &["url = \"unix:///a\""]),
+    ];
+    let check = |name: &str, backend: &str, is_valid: bool| {
+        let file = folder.path().join("c.toml");
+        let head = "[operations]\nstore = \"s\"\n[[backend]]\nname = \"b\"\nvms = [\"*\"]\n";
+        fs::write(&file, format!("{head}{backend}")).unwrap();
+        let found = validate(&[file]);
+        assert_eq!(found.is_empty(), is_valid, "{name}: {found}");
+    };
+    for (kind, required) in rows {
+        let head = format!("kind = \"{kind}\"\n");
+        let all = required.join("\n");
+        check(kind, &format!("{head}[backend.{kind}]\n{all}"), true);
+        check(
+            &format!("{kind}, in the older form"),
+            &format!("{head}{all}"),
+            true,
+        );
+        for missing in required {
+            let others: Vec<&str> = required
+                .iter()
+                .copied()
+                .filter(|key| key != missing)
+                .collect();
+            let others = others.join("\n");
+            let name = format!("{kind} without {missing}");
+            check(&name, &format!("{head}[backend.{kind}]\n{others}"), false);
+        }
+    }
+}

@@ -103,6 +103,10 @@ impl AdapterKind for Config {
         Some(config)
     }
 
+    fn is_local(&self) -> bool {
+        !matches!(self.address, Address::Https { .. })
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         Ok(Arc::new(CloudApi::new(self, Arc::clone(&context.clock))?))
     }

@@ -1,5 +1,7 @@
 //! Encrypted connections, and HTTP/2 on them.
 
+mod endings;
+
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
