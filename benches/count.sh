@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Counts the instructions of one request through the gate under callgrind and holds them to benches/budget.txt.
-# Needs valgrind. Instructions, not time: the figure is the same on a busy machine.
+# Needs valgrind, with --served python3, openssl and htpasswd, too. Instructions, not time: the figure is the same on a busy machine.
 #
 #   benches/count.sh            fails when a path takes 10 % more than its budget
 #   benches/count.sh --update   writes what was counted into the budget
 #   benches/count.sh --release  shows what the optimised program takes; holds it to nothing
+#   benches/count.sh --served   shows requests through the whole program as well; holds them to nothing
 #
 # The dev profile, because the tests have built all of it already: the optimised one would cost minutes more, and
 # an allocation, a hash or a walk too many shows in both.
@@ -15,6 +16,7 @@ FEW=100
 MANY=600
 OVER_PERCENT=10
 PATHS=(get get_10000_grants update)
+SERVED=(passed_get passed_post passed_get_http2 passed_post_http2 get_http2 get_logged)
 
 mode=${1:-check}
 profile=dev
@@ -27,23 +29,32 @@ program=$(cargo bench --locked --quiet --profile "$profile" --bench count --no-r
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 [ -x "$program" ] || { echo "the benchmark was not built"; exit 1; }
 
+paths=("${PATHS[@]}")
+[ "$mode" != --served ] || paths+=("${SERVED[@]}")
+[ "$mode" != --served ] || cargo build --locked --quiet --profile "$profile" --bin snapgate
+gateway=$(dirname "$program")/../snapgate
+
 counts=$(mktemp -d)
 trap 'rm -rf "$counts"' EXIT
 
 total() {
+    if [[ " ${SERVED[*]} " == *" $1 "* ]]; then
+        python3 benches/served.py "$gateway" "$1" "$2"
+        return
+    fi
     valgrind --quiet --tool=callgrind --callgrind-out-file="$counts/out" "$program" "$1" "$2"
     sed -n 's/^\(summary\|totals\): *\([0-9]*\).*/\2/p' "$counts/out" | head -n 1
 }
 
 failed=0
-for path in "${PATHS[@]}"; do
+for path in "${paths[@]}"; do
     # The difference of two runs: start, configuration and the one password check are in both.
     few=$(total "$path" "$FEW")
     many=$(total "$path" "$MANY")
     each=$(((many - few) / (MANY - FEW)))
     allowed=$(sed -n "s/^$path = \([0-9]*\)$/\1/p" "$budget")
     case $mode in
-    --release)
+    --release | --served)
         echo "$path: $each instructions"
         ;;
     --update)

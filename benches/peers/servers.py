@@ -174,7 +174,15 @@ def output(command):
 
 def install():
     """What the comparison needs from Debian, when something is missing and this may install it."""
-    needed = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "htpasswd": "apache2-utils", "openssl": "openssl"}
+    needed = {
+        "nginx": "nginx-light",
+        "haproxy": "haproxy",
+        "wrk": "wrk",
+        "h2load": "nghttp2-client",
+        "curl": "curl",
+        "htpasswd": "apache2-utils",
+        "openssl": "openssl",
+    }
     packages = [package for program, package in needed.items() if not shutil.which(program)]
     if packages:
         quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}

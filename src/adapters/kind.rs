@@ -40,6 +40,11 @@ pub(crate) trait AdapterKind: Clone + fmt::Debug + Eq + Sized {
     /// When a file or value that was good when it was read can no longer be used.
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError>;
 
+    /// Whether only one machine reaches the VM manager, so that another gateway cannot take over.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// The folders of this machine that the backend uses. No other backend may use them, and the gateway writes no files of
     /// its own there.
     fn folders(&self) -> Vec<BackendFolder<'_>> {

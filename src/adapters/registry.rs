@@ -74,6 +74,13 @@ macro_rules! register {
                 }
             }
 
+            /// Whether only one machine reaches the VM manager.
+            pub(crate) fn is_local(&self) -> bool {
+                match self {
+                    $(Self::$kind(config) => AdapterKind::is_local(config),)*
+                }
+            }
+
             /// The folders of this machine that the backend uses.
             pub(crate) fn folders(&self) -> Vec<BackendFolder<'_>> {
                 match self {

@@ -8,10 +8,12 @@ use crate::adapters::annotations::Annotations;
 use crate::adapters::kind::BuildContext;
 use crate::adapters::layers;
 use crate::adapters::layers::Annotate;
+use crate::adapters::layers::Leased;
 use crate::app::StartError;
 use crate::config::Backend;
 use crate::operations::BackendHandle;
 use crate::runtime::Clock;
+use crate::runtime::Lease;
 use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
 
@@ -22,6 +24,8 @@ pub(crate) struct AdapterDeps {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: Tasks,
+    /// The right to change VMs.
+    pub(crate) lease: Lease,
 }
 
 /// The adapter of a backend, without layers.
@@ -51,9 +55,14 @@ pub(crate) fn build(
         clock,
         metrics,
         tasks,
+        lease,
     } = deps;
     let one = |backend: &Backend| {
         let adapter = build_adapter(backend, clock, tasks)?;
+        let adapter = match lease.remaining() {
+            None => adapter,
+            Some(_) => Arc::new(Leased::new(adapter, lease.clone())),
+        };
         let adapter = match adapter.metadata_owner() {
             MetadataOwner::Native => adapter,
             MetadataOwner::Gateway => Arc::new(Annotate::new(

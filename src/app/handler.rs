@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
+use crate::app::membership::Membership;
 use crate::gate;
 use crate::gate::Body;
 use crate::gate::Code;
@@ -16,6 +18,8 @@ use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::ProcessState;
+use crate::gate::Relay;
+use crate::gate::RelayedRequest;
 use crate::gate::RequestHead;
 use crate::listener::Handler;
 use crate::listener::Readiness;
@@ -36,6 +40,7 @@ pub(crate) struct GatewayHandler {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     draining: AtomicBool,
+    membership: OnceLock<Arc<Membership>>,
 }
 
 impl GatewayHandler {
@@ -60,7 +65,19 @@ impl GatewayHandler {
             clock,
             metrics,
             draining: AtomicBool::new(false),
+            membership: OnceLock::new(),
         }
+    }
+
+    /// From now on requests are handed on while another gateway is active.
+    pub(crate) fn hand_on_by(&self, relay: Arc<dyn Relay>) {
+        self.shared.hand_on_by(relay);
+    }
+
+    /// From now on readiness depends on the part that the gateway has in its cluster.
+    pub(crate) fn join(&self, membership: &Arc<Membership>) {
+        // Called once, at the start.
+        drop(self.membership.set(Arc::clone(membership)));
     }
 
     /// Requests that come from now on are decided by this; those under way by what was before.
@@ -86,11 +103,21 @@ impl GatewayHandler {
     }
 }
 
-#[async_trait]
-impl Handler for GatewayHandler {
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
+impl GatewayHandler {
+    /// Decides about a request that another gateway of the cluster hands on.
+    pub(crate) async fn handle_relayed(
+        &self,
+        head: RequestHead<'_>,
+        body: &mut dyn Body,
+        relayed: &RelayedRequest,
+    ) -> GateDecision {
         let gate = self.gate.load_full();
-        let exchange = match gate.handle(head, body).await {
+        self.record(gate.handle_relayed(head, body, relayed).await)
+    }
+
+    /// Writes the line of the audit trail.
+    fn record(&self, decision: GateDecision) -> GateDecision {
+        let exchange = match decision {
             GateDecision::Answer(exchange) => exchange,
             GateDecision::PassThrough(pass) => return GateDecision::PassThrough(pass),
         };
@@ -99,6 +126,14 @@ impl Handler for GatewayHandler {
             telemetry::record_audit(&entry.record(self.clock.now()));
         }
         GateDecision::Answer(exchange)
+    }
+}
+
+#[async_trait]
+impl Handler for GatewayHandler {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
+        let gate = self.gate.load_full();
+        self.record(gate.handle(head, body).await)
     }
 
     fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest {
@@ -134,14 +169,13 @@ impl Handler for GatewayHandler {
         if !telemetry::is_access_logged() && !telemetry::is_tracing_exported() {
             return;
         }
-        let peer = access.peer.map(|value: IpAddr| value.to_string());
-        let client = pass.client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         self.report(&AccessRecord {
+            time: self.clock.now(),
             request: pass.request.as_str(),
             trace: Some(pass.trace),
-            peer: peer.as_deref().unwrap_or_default(),
-            client: client.as_deref().unwrap_or_default(),
+            peer: access.peer,
+            client: pass.client,
             method: pass.method,
             route: "passthrough",
             status,
@@ -168,17 +202,16 @@ impl Handler for GatewayHandler {
         if !telemetry::is_access_logged() && !telemetry::is_tracing_exported() {
             return;
         }
-        let peer = access.peer.map(|value: IpAddr| value.to_string());
         let client = exchange
             .and_then(|exchange| exchange.client)
             .or(access.peer);
-        let client = client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         self.report(&AccessRecord {
+            time: self.clock.now(),
             request: exchange.map_or("", |exchange| exchange.request.as_str()),
             trace: exchange.and_then(|exchange| exchange.trace),
-            peer: peer.as_deref().unwrap_or_default(),
-            client: client.as_deref().unwrap_or_default(),
+            peer: access.peer,
+            client,
             method,
             route,
             status,
@@ -206,7 +239,7 @@ impl GatewayHandler {
         if telemetry::is_access_logged() {
             telemetry::log_access(access);
         }
-        telemetry::record_request_span(access, self.clock.now());
+        telemetry::record_request_span(access);
     }
 }
 
@@ -214,6 +247,9 @@ impl Readiness for GatewayHandler {
     fn readiness(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Acquire) {
             return Err("the gateway is stopping".to_owned());
+        }
+        if let Some(membership) = self.membership.get().filter(|own| !own.is_active()) {
+            return membership.standby_reason().map_or(Ok(()), Err);
         }
         if !self.service.is_ready() {
             return Err("the store of operations takes no writes".to_owned());

@@ -1,14 +1,21 @@
 //! Puts the rooms together: builds adapters, operations, gate and listener in that order, reloads, drains in reverse.
 
+mod active;
 mod backends;
 mod doctor;
+mod envelope;
+mod etcd_watch;
 mod handler;
 mod health;
 mod issuers;
+mod membership;
 mod operator;
+mod peer;
 mod probe;
+mod relay;
 mod running;
 mod start_error;
+mod term;
 mod trace_export;
 
 pub use doctor::Examination;

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -20,8 +21,12 @@ use serde_json::Value;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
+use crate::app::active::ActiveOperations;
 use crate::app::doctor::LiveDoctor;
+use crate::app::membership::Membership;
+use crate::app::term::Term;
 use crate::config;
+use crate::listener::ClusterChange;
 use crate::listener::LogLevelChange;
 use crate::listener::Operator;
 use crate::listener::OperatorCaller;
@@ -34,7 +39,6 @@ use crate::model::Timestamp;
 use crate::operations::OfflineStoreError;
 use crate::operations::OperationDetails;
 use crate::operations::OperationSummary;
-use crate::operations::Operations;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use crate::telemetry;
@@ -99,7 +103,7 @@ impl OperatorAccess {
 /// The operator's side of a running gateway.
 #[derive(Debug)]
 pub(crate) struct OperatorApi {
-    operations: Arc<Operations>,
+    active: Arc<ActiveOperations>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     doctor: LiveDoctor,
@@ -107,6 +111,7 @@ pub(crate) struct OperatorApi {
     tasks: Tasks,
     token: Secret,
     file: PathBuf,
+    membership: OnceLock<Arc<Membership>>,
 }
 
 impl OperatorApi {
@@ -122,13 +127,26 @@ impl OperatorApi {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         Ok(Self {
-            operations: Arc::clone(&doctor.operations),
+            active: Arc::clone(&doctor.active),
             clock: Arc::clone(&doctor.clock),
             metrics: Arc::clone(metrics),
             doctor,
             tasks: Tasks::default(),
             token: Secret::new(blake3::Hash::from_bytes(seed).to_hex().to_string()),
             file,
+            membership: OnceLock::new(),
+        })
+    }
+
+    /// From now on operators may change the part of the gateway in its cluster.
+    pub(crate) fn join(&self, membership: &Arc<Membership>) {
+        // Called once, at the start.
+        drop(self.membership.set(Arc::clone(membership)));
+    }
+
+    fn membership(&self) -> Result<&Arc<Membership>, OperatorError> {
+        self.membership.get().ok_or_else(|| {
+            OperatorError::Conflict("this gateway is not a member of a cluster".to_owned())
         })
     }
 
@@ -277,6 +295,14 @@ impl<'a> Decision<'a> {
 }
 
 impl OperatorApi {
+    /// The operations, which only the active gateway of a cluster has.
+    fn term(&self) -> Result<Arc<Term>, OperatorError> {
+        self.active.term().ok_or_else(|| {
+            let text = "this gateway is on standby; ask the active one, which snapgate cluster status names";
+            OperatorError::Unavailable(text.to_owned())
+        })
+    }
+
     /// Carries out what an operator decides, with the audit trail before and after it.
     async fn decide(
         &self,
@@ -292,14 +318,15 @@ impl OperatorApi {
                 .address
                 .map_or(AuditClient::Local, AuditClient::Address),
         };
-        let before = self.operations.show(seq).await;
+        let term = self.term()?;
+        let before = term.operations.show(seq).await;
         let before = before.map_err(|error| operator_error(&error))?;
         decision
             .record_before(&*self.clock, &before)
             .map_err(|error| OperatorError::Unavailable(format!("{error}: nothing was changed")))?;
         let decided = match action {
-            OperatorAction::Acknowledge => self.operations.acknowledge(seq).await,
-            OperatorAction::Cancel => self.operations.cancel_by_operator(seq).await,
+            OperatorAction::Acknowledge => term.operations.acknowledge(seq).await,
+            OperatorAction::Cancel => term.operations.cancel_by_operator(seq).await,
         };
         let decided = decided.map_err(|error| operator_error(&error))?;
         if decided.is_new {
@@ -364,13 +391,14 @@ impl Operator for OperatorApi {
     }
 
     async fn list(&self, query: OperatorQuery) -> Result<Vec<Value>, OperatorError> {
-        let found = self.operations.list_for_operator(&query).await;
+        let found = self.term()?.operations.list_for_operator(&query).await;
         let found = found.map_err(|error| operator_error(&error))?;
         Ok(found.iter().map(|operation| shown(operation)).collect())
     }
 
     async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
         let found = self
+            .term()?
             .operations
             .show(seq)
             .await
@@ -410,6 +438,39 @@ impl Operator for OperatorApi {
 
     async fn examine(&self) -> Result<Value, OperatorError> {
         Ok(json!(self.doctor.examine().await))
+    }
+
+    async fn cluster(&self) -> Result<Value, OperatorError> {
+        Ok(self.membership()?.describe())
+    }
+
+    async fn change_cluster(
+        &self,
+        change: ClusterChange,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError> {
+        let membership = self.membership()?;
+        match change {
+            ClusterChange::StepDown => membership.step_down(),
+            ClusterChange::Drain => membership.drain(true),
+            ClusterChange::Return => membership.drain(false),
+        }
+        let by = OperatorName::from_caller(caller.name);
+        tracing::warn!(
+            by = by.as_str(),
+            change = change.as_str(),
+            "cluster membership changed"
+        );
+        telemetry::record_audit(&AuditRecord {
+            principal: Some(by.as_str()),
+            client: Some(
+                caller
+                    .address
+                    .map_or(AuditClient::Local, AuditClient::Address),
+            ),
+            ..AuditRecord::new(self.clock.now(), change.as_str(), "accepted")
+        });
+        Ok(membership.describe())
     }
 
     fn denied(&self, reason: &'static str, client: Option<IpAddr>) {

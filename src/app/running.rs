@@ -8,16 +8,25 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::app::StartError;
-use crate::app::backends;
+use crate::app::active::ActiveOperations;
 use crate::app::doctor::LiveDoctor;
+use crate::app::etcd_watch::EtcdWatch;
 use crate::app::handler::GatewayHandler;
-use crate::app::health::HealthChecks;
 use crate::app::issuers::Issuers;
+use crate::app::membership::MemberParts;
+use crate::app::membership::Membership;
 use crate::app::operator::OperatorApi;
+use crate::app::peer::PeerHandler;
+use crate::app::relay::PeerRelay;
+use crate::app::term::Term;
+use crate::app::term::TermDeps;
 use crate::app::trace_export::TraceExporter;
+use crate::cluster::Election;
 use crate::config;
+use crate::config::PeerChannel;
 use crate::config::Problems;
 use crate::config::Settings;
+use crate::etcd::Connection;
 use crate::gate::ProcessState;
 use crate::gate::PublicUrl;
 use crate::listener::Drained;
@@ -26,12 +35,14 @@ use crate::listener::Inherited;
 use crate::listener::Operator;
 use crate::listener::Readiness;
 use crate::listener::Server;
+use crate::listener::Socket;
 use crate::listener::Sockets;
 use crate::listener::Tls;
 use crate::listener::Upstreams;
 use crate::operations::OpenStore;
 use crate::operations::Operations;
 use crate::operations::OperationsApi;
+use crate::operations::StoreLocation;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::runtime::Tasks;
@@ -44,14 +55,16 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
-    health_checks: HealthChecks,
     handler: Arc<GatewayHandler>,
     operator_api: Arc<OperatorApi>,
     issuers: Issuers,
     trace_exporter: Option<TraceExporter>,
+    etcd_watch: Option<EtcdWatch>,
     upstreams: Arc<Upstreams>,
     runtime: tokio::runtime::Handle,
-    operations: Arc<Operations>,
+    single: Option<Arc<Term>>,
+    membership: Option<Arc<Membership>>,
+    peers: Option<Server>,
     api: Server,
     admin: Server,
     /// The active settings; parts that need a restart are as at the start.
@@ -80,27 +93,13 @@ pub async fn start_on(
 ) -> Result<Running, StartError> {
     let clock = SystemClock::shared();
     let tasks = Tasks::default();
-    // The tasks of adapters are not awaited at shutdown: after the next start, `find` learns what became of them.
-    let its_metrics = Metrics::clone(&metrics);
-    let store = OpenStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
-    let deps = backends::AdapterDeps {
-        annotations: store.annotations(),
+    let deps = TermDeps {
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
-        tasks: Tasks::default(),
+        tasks: tasks.clone(),
     };
-    let backends = backends::build(&settings.backends, &deps)?;
-    let health_checks = HealthChecks::start(&settings.backends, &backends, &deps);
-    let examined = backends.clone();
-    let operations = Operations::open_on(
-        store,
-        settings.operations.clone(),
-        backends,
-        Arc::clone(&clock),
-        Metrics::clone(&metrics),
-        tasks.clone(),
-    )
-    .await?;
+    let active = Arc::new(ActiveOperations::default());
+    let single = single_term(&settings, &deps, &active).await?;
     complete_public_url(&mut settings, sockets.api.address());
     let upstreams = start_upstreams(&mut settings, &clock, &metrics);
     // Neither are fetches of keys: an issuer that is down must not delay start or stop.
@@ -109,15 +108,15 @@ pub async fn start_on(
     let export = settings.trace_export.as_ref();
     let trace_exporter =
         export.and_then(|export| TraceExporter::start(export, &clock, &metrics, &Tasks::default()));
-    let handler = handler_of(&settings, &operations, &clock, &metrics)?;
+    let service = service_of(single.as_ref(), &active);
+    let handler = handler_of(&settings, service, &clock, &metrics)?;
     let readiness: Arc<dyn Readiness> = Arc::<GatewayHandler>::clone(&handler);
     let api_handler: Arc<dyn Handler> = Arc::<GatewayHandler>::clone(&handler);
     let present = settings.clone();
     let settings = Arc::new(Mutex::new(settings));
     let doctor = LiveDoctor {
         settings: Arc::clone(&settings),
-        backends: examined,
-        operations: Arc::clone(&operations),
+        active: Arc::clone(&active),
         clock: Arc::clone(&clock),
     };
     let operator_file = present.operations.operator_file();
@@ -130,22 +129,131 @@ pub async fn start_on(
     let serves = (api_handler, Arc::clone(&upstreams));
     let api = Server::api(sockets.api, serves, limits, tls, &metrics, &clock)?;
     operator_api.open(admin.address());
+    let etcd_watch = EtcdWatch::start(&present, &clock, &metrics);
+    let member = member_parts(&settings, &active, &handler, &deps);
+    let (membership, peers) = join(member, &present, &upstreams, &operator_api)?;
     report_start(&present, &metrics, api.address(), admin.address());
     Ok(Running {
-        health_checks,
         handler,
         operator_api,
         issuers,
         trace_exporter,
+        etcd_watch,
         upstreams,
         runtime: tokio::runtime::Handle::current(),
-        operations,
+        single,
+        membership,
+        peers,
         api,
         admin,
         settings,
         metrics,
         tasks,
     })
+}
+
+/// The one term of a gateway that is not a member of a cluster; `None` for a member.
+async fn single_term(
+    settings: &Settings,
+    deps: &TermDeps,
+    active: &ActiveOperations,
+) -> Result<Option<Arc<Term>>, StartError> {
+    if settings.cluster.is_some() {
+        return Ok(None);
+    }
+    let (clock, metrics) = (Arc::clone(&deps.clock), Metrics::clone(&deps.metrics));
+    let store = OpenStore::open(&settings.operations, clock, metrics).await?;
+    let term = Term::begin(store, settings, deps).await?;
+    active.begin(&term);
+    Ok(Some(term))
+}
+
+/// The operations as the gate sees them: of a single gateway directly, because they are there for all its life.
+fn service_of(
+    single: Option<&Arc<Term>>,
+    active: &Arc<ActiveOperations>,
+) -> Arc<dyn OperationsApi> {
+    match single {
+        Some(term) => Arc::<Operations>::clone(&term.operations),
+        None => Arc::<ActiveOperations>::clone(active),
+    }
+}
+
+/// What makes this gateway a member of its cluster; `None` for a single gateway.
+fn member_parts(
+    settings: &Arc<Mutex<Settings>>,
+    active: &Arc<ActiveOperations>,
+    handler: &Arc<GatewayHandler>,
+    deps: &TermDeps,
+) -> Option<MemberParts> {
+    let (config, location) = {
+        let settings = settings.lock();
+        (settings.cluster.clone()?, settings.operations.store.clone())
+    };
+    let StoreLocation::Etcd(etcd) = location else {
+        return None;
+    };
+    let connection = Connection::new(&etcd);
+    let election = Election::new(
+        connection.clone(),
+        &etcd.prefix,
+        config,
+        Arc::clone(&deps.clock),
+        Arc::clone(&deps.metrics),
+    );
+    Some(MemberParts {
+        etcd,
+        connection,
+        election,
+        active: Arc::clone(active),
+        handler: Arc::clone(handler),
+        settings: Arc::clone(settings),
+        deps: deps.clone(),
+    })
+}
+
+/// Takes part in the cluster, if there is one, and serves the other gateways.
+fn join(
+    member: Option<MemberParts>,
+    settings: &Settings,
+    upstreams: &Arc<Upstreams>,
+    operator_api: &OperatorApi,
+) -> Result<(Option<Arc<Membership>>, Option<Server>), StartError> {
+    let Some(parts) = member else {
+        return Ok((None, None));
+    };
+    let channel = settings.peers.as_ref();
+    let peers = channel.map(|channel| serve_peers(&parts, channel, settings, upstreams));
+    let peers = peers.transpose()?;
+    let handler = Arc::clone(&parts.handler);
+    let membership = Arc::new(Membership::start(parts));
+    handler.join(&membership);
+    operator_api.join(&membership);
+    Ok((Some(membership), peers))
+}
+
+/// Takes requests of other gateways, and hands them requests while one of them is active.
+fn serve_peers(
+    parts: &MemberParts,
+    channel: &PeerChannel,
+    settings: &Settings,
+    upstreams: &Arc<Upstreams>,
+) -> Result<Server, StartError> {
+    let TermDeps { clock, metrics, .. } = &parts.deps;
+    let handler: Arc<dyn Handler> = Arc::new(PeerHandler::new(Arc::clone(&parts.handler)));
+    let socket = Socket::bind(channel.listen)?;
+    let serves = (handler, Arc::clone(upstreams));
+    let limits = &settings.listener.limits;
+    let server = Server::api(socket, serves, limits, Some(&channel.tls), metrics, clock)?;
+    let relay = PeerRelay::new(
+        channel.clone(),
+        (parts.election.view(), Arc::clone(&parts.active)),
+        (parts.election.config().lease, settings.gate.limits.wait),
+        Arc::clone(clock),
+        Arc::clone(metrics),
+    );
+    parts.handler.hand_on_by(Arc::new(relay));
+    Ok(server)
 }
 
 /// One line with what a support request needs to know first, and the metrics of the configuration.
@@ -166,7 +274,7 @@ fn report_start(settings: &Settings, metrics: &Metrics, api: SocketAddr, admin: 
         tls = settings.listener.tls.is_some(),
         %admin,
         backends = backends.join(", "),
-        store = %settings.operations.store.display(),
+        store = %settings.operations.store,
         "gateway started"
     );
 }
@@ -174,11 +282,10 @@ fn report_start(settings: &Settings, metrics: &Metrics, api: SocketAddr, admin: 
 /// The gate over the operations, as the listener and the probes of readiness see it.
 fn handler_of(
     settings: &Settings,
-    operations: &Arc<Operations>,
+    service: Arc<dyn OperationsApi>,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
 ) -> Result<Arc<GatewayHandler>, StartError> {
-    let service: Arc<dyn OperationsApi> = Arc::<Operations>::clone(operations);
     Ok(Arc::new(GatewayHandler::new(
         settings.gate.clone(),
         ProcessState::random()?,
@@ -322,7 +429,11 @@ impl Running {
 
     /// Returns when the store of operations failed in a way that only ending the process can answer.
     pub async fn failed(&self) {
-        self.operations.failed().given().await;
+        match &self.single {
+            Some(term) => term.store_failed().await,
+            // A member of a cluster gives the leadership up instead.
+            None => std::future::pending().await,
+        }
     }
 
     /// Stops: says so, waits for running requests as long as they need but no longer than configured, lets the operations
@@ -333,13 +444,26 @@ impl Running {
             (settings.listener.drain_notice, settings.listener.drain)
         };
         self.handler.draining();
+        // At once: the next active gateway takes over while this one still answers.
+        if let Some(membership) = &self.membership {
+            membership.leave().await;
+        }
         self.api.ask_clients_to_leave();
         tokio::time::sleep(notice).await;
         self.handler.release();
         let drained = self.api.drain(patience).await;
-        self.health_checks.stop().await;
+        if let Some(peers) = self.peers {
+            // Others turned to the next active gateway long ago.
+            peers.drain(ADMIN_PATIENCE).await;
+        }
+        if let Some(membership) = &self.membership {
+            membership.close().await;
+        }
         self.operator_api.close();
-        self.operations.stop().await;
+        if let Some(term) = &self.single {
+            term.end().await;
+        }
+        drop(self.etcd_watch);
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);
         if let Some(exporter) = self.trace_exporter {
             exporter.stop().await;

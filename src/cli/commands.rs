@@ -17,6 +17,7 @@ use crate::cli::CliError;
 use crate::cli::audit;
 use crate::cli::check;
 use crate::cli::client;
+use crate::cli::cluster;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::demo;
 use crate::cli::doctor;
@@ -32,6 +33,7 @@ use crate::cli::log_level;
 use crate::cli::operations;
 use crate::cli::output::Output;
 use crate::cli::serve;
+use crate::cli::store;
 use crate::cli::support_bundle;
 use crate::cli::token;
 use crate::cli::top;
@@ -97,6 +99,16 @@ enum Command {
     Operations {
         #[command(subcommand)]
         command: operations::OperationsCommand,
+    },
+    /// Show and change the part of this gateway in its cluster
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::ClusterCommand,
+    },
+    /// Copy the operation store into another one, or verify it, while no gateway runs
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
     },
     /// Verify an audit trail
     Audit {
@@ -231,6 +243,8 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         Command::Init(wanted) => init::run(&wanted, output),
         Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
         Command::Operations { command } => operations::run(&command, output),
+        Command::Cluster { command } => cluster::run(&command, output),
+        Command::Store { command } => store::run(&command, output),
         Command::Doctor(arguments) => match doctor::run(&arguments, output)? {
             true => Ok(()),
             false => Err(CliError::No),

@@ -89,7 +89,10 @@ async fn confirmed(file: &Path, settings: &Settings, access: &OperatorAccess) ->
 
 /// Without an answer of a gateway, its lock of the store says whether there is one.
 fn without_access(settings: &Settings, why: &str) -> Effect {
-    let mut lock = settings.operations.store.as_os_str().to_owned();
+    let Some(store) = settings.operations.store.file() else {
+        return Effect::Unconfirmed(why.to_owned());
+    };
+    let mut lock = store.as_os_str().to_owned();
     lock.push(".lock");
     match File::open(Path::new(&lock)) {
         Ok(lock) => match lock.try_lock_shared() {

@@ -322,6 +322,7 @@ async fn decide(
         level: "warn".to_owned(),
         quiet: listener::QUIET,
         access: false,
+        queued: false,
         audit: settings.logging.audit.clone(),
         audit_required: settings.logging.audit_required,
     };

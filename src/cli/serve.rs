@@ -22,6 +22,7 @@ use crate::config::Watch;
 use crate::listener;
 use crate::listener::Inherited;
 use crate::listener::Sockets;
+use crate::model::error_chain;
 use crate::runtime::Clock;
 use crate::runtime::Notice;
 use crate::runtime::Signal;
@@ -92,6 +93,19 @@ pub(super) fn serve(
     output: &mut Output<'_>,
 ) -> Result<(), CliError> {
     let metrics = Arc::new(Metrics::new().map_err(other)?);
+    let served = match start_log(&settings, &metrics) {
+        Ok(()) => run_gateway((settings, metrics), inherited, load, trial, advice, output),
+        Err(error) => Err(error),
+    };
+    // Before the process ends or becomes another: no line that was logged is lost.
+    telemetry::close_log();
+    match served? {
+        Some(successor) => Err(successor.take_over()),
+        None => Ok(()),
+    }
+}
+
+fn start_log(settings: &Settings, metrics: &Arc<Metrics>) -> Result<(), CliError> {
     let logging = &settings.logging;
     let format = match logging.format {
         LogFormat::Auto | LogFormat::Text => telemetry::LineFormat::Text,
@@ -104,10 +118,22 @@ pub(super) fn serve(
         level: logging.level.clone(),
         quiet: listener::QUIET,
         access: logging.access,
+        queued: true,
         audit: logging.audit.clone(),
         audit_required: logging.audit_required,
     };
-    telemetry::init_logging(log, Arc::clone(&metrics)).map_err(other)?;
+    telemetry::init_logging(log, Arc::clone(metrics)).map_err(other)
+}
+
+/// Serves until a signal ends it. Gives the program that replaces this one, if there is one.
+fn run_gateway(
+    (settings, metrics): (Settings, Arc<Metrics>),
+    inherited: Inherited,
+    load: &ConfigLoader,
+    trial: Vec<OsString>,
+    advice: &str,
+    output: &mut Output<'_>,
+) -> Result<Option<Successor>, CliError> {
     // Bound before anything else is made: a port in use changes nothing.
     let sockets = Sockets::bind(&settings.listener, inherited).map_err(other)?;
     let successor = Successor::new(&sockets, trial)?;
@@ -137,10 +163,7 @@ pub(super) fn serve(
     });
     // What still works on files is picked up again after the next start.
     runtime.shutdown_timeout(THREADS_PATIENCE);
-    match ended? {
-        Some(successor) => Err(successor.take_over()),
-        None => Ok(()),
-    }
+    ended
 }
 
 /// How the gateway ends.
@@ -246,12 +269,6 @@ fn notify_manager(notice: Notice) {
 }
 
 /// A failure as one sentence, with its causes.
-pub(super) fn other(error: impl std::error::Error) -> CliError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    CliError::Other(text)
+pub(super) fn other(error: impl std::error::Error + 'static) -> CliError {
+    CliError::Other(error_chain(&error))
 }

@@ -2,7 +2,6 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +15,6 @@ use http::StatusCode;
 use http::header;
 
 use crate::client::ClientError;
-use crate::client::credential::Credential;
 use crate::client::error::Refusal;
 use crate::client::gateway_url::GatewayUrl;
 use crate::client::gateway_url::LOCAL_NAME;
@@ -31,6 +29,9 @@ use crate::client::request::Request;
 use crate::client::tls;
 use crate::client::tls::ClientIdentity;
 use crate::client::tls::Trust;
+use crate::model::Credential;
+use crate::model::error_causes;
+use crate::model::error_chain;
 
 const VERSION: HeaderName = HeaderName::from_static("x-cloud-client-specification-version");
 /// The version that every server of this interface supports.
@@ -65,7 +66,8 @@ pub struct Connection {
 pub struct Gateway {
     http: reqwest::Client,
     url: GatewayUrl,
-    credential: Option<Credential>,
+    /// The value of `Authorization`.
+    authorization: Option<HeaderValue>,
     patience: Patience,
     /// Whether it has answered anything.
     has_answered: AtomicBool,
@@ -130,11 +132,12 @@ impl Gateway {
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("snapgate/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| ClientError::Usage(chain(&error)))?;
+            .map_err(|error| ClientError::Usage(error_chain(&error)))?;
+        let authorization = credential.as_ref().map(header_value).transpose()?;
         Ok(Self {
             http,
             url,
-            credential,
+            authorization,
             patience,
             has_answered: AtomicBool::new(false),
         })
@@ -246,8 +249,8 @@ impl Gateway {
             .header(VERSION, VERSION_SPOKEN)
             .header(header::ACCEPT, accept)
             .headers(request.headers.clone());
-        if let Some(credential) = &self.credential {
-            builder = builder.header(header::AUTHORIZATION, credential.value().clone());
+        if let Some(value) = &self.authorization {
+            builder = builder.header(header::AUTHORIZATION, value.clone());
         }
         match &request.body {
             Some(body) => builder.body(body.clone()),
@@ -264,7 +267,7 @@ impl EventBody {
         match tokio::time::timeout(SILENCE_MAX, self.0.chunk()).await {
             Ok(Ok(Some(bytes))) => Piece::Bytes(bytes),
             Ok(Ok(None)) => Piece::End(None),
-            Ok(Err(error)) => Piece::End(Some(chain(&error.without_url()))),
+            Ok(Err(error)) => Piece::End(Some(error_chain(&error.without_url()))),
             Err(_elapsed) => Piece::Silence,
         }
     }
@@ -326,11 +329,18 @@ pub(super) fn interrupted(why: &str, was_sent: bool) -> Failure {
     })
 }
 
+fn header_value(credential: &Credential) -> Result<HeaderValue, ClientError> {
+    let mut value = HeaderValue::from_str(credential.value().reveal())
+        .map_err(|error| ClientError::Usage(error_chain(&error)))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// A request or answer that broke off.
 fn failed(error: reqwest::Error) -> Failure {
     let error = error.without_url();
     if error.is_builder() {
-        return Failure::Final(ClientError::Usage(chain(&error)));
+        return Failure::Final(ClientError::Usage(error_chain(&error)));
     }
     if let Some(why) = tls_problem(&error) {
         // Another try meets the same certificate.
@@ -338,49 +348,20 @@ fn failed(error: reqwest::Error) -> Failure {
         let was_sent = false;
         return Failure::Final(ClientError::Unreachable { why, was_sent });
     }
-    interrupted(&chain(&error), !error.is_connect())
+    interrupted(&error_chain(&error), !error.is_connect())
 }
 
 /// Why TLS ended the connection, where it was TLS that did, and what helps.
 fn tls_problem(error: &(dyn StdError + 'static)) -> Option<String> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        match cause.downcast_ref() {
-            Some(rustls::Error::InvalidCertificate(why)) => {
-                return Some(format!(
-                    "{why}; name the authority that signed the server's certificate with --ca"
-                ));
-            }
-            Some(rustls::Error::AlertReceived(alert)) => {
-                return Some(format!("the server ended it ({alert:?})"));
-            }
-            Some(_) | None => {}
+    error_causes(error).find_map(|cause| match cause.downcast_ref() {
+        Some(rustls::Error::InvalidCertificate(why)) => Some(format!(
+            "{why}; name the authority that signed the server's certificate with --ca"
+        )),
+        Some(rustls::Error::AlertReceived(alert)) => {
+            Some(format!("the server ended it ({alert:?})"))
         }
-        // An I/O error does not name what it wraps as its source, but the source of that.
-        next = match cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(inner) => Some(inner),
-            None => cause.source(),
-        };
-    }
-    None
-}
-
-/// The error and everything behind it, in one line.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
+        Some(_) | None => None,
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 mod changes;
 mod choice;
-mod credential;
 mod error;
 mod event_parser;
 mod follow;
@@ -25,8 +24,6 @@ pub use changes::ChangeRequest;
 pub use changes::new_idempotency_key;
 pub use choice::ChosenVm;
 pub use choice::LATEST;
-pub use credential::Credential;
-pub use credential::CredentialError;
 pub use error::ClientError;
 pub use error::Refusal;
 pub use follow::Follower;

@@ -8,6 +8,7 @@ use crate::adapters::kind::ReadContext;
 use crate::adapters::layers;
 use crate::adapters::registry;
 use crate::adapters::registry::BackendConfig;
+use crate::config::cluster;
 use crate::config::separate_paths;
 use crate::config::settings::Backend;
 use crate::config::tables::backend as keys;
@@ -25,6 +26,7 @@ pub(super) fn read(
     reader: &Reader<'_>,
     root: &DeTable<'_>,
     secrets: &SecretSource<'_>,
+    is_cluster: bool,
 ) -> (Vec<Backend>, Vec<Placement>) {
     let mut backends: Vec<Backend> = Vec::new();
     let mut placements = Vec::new();
@@ -39,7 +41,11 @@ pub(super) fn read(
             .filter_map(|vm| read_pattern(&section, vm, &mut owners));
         let patterns: Vec<Pattern> = patterns.collect();
         let layers = read_layers(&section);
+        let only_on = cluster::read_only_on(&section);
         let config = read_kind(&section, &patterns, secrets, &backends);
+        if let Some(config) = &config {
+            cluster::check_backend(&section, config, only_on.as_ref(), is_cluster);
+        }
         if let (Some(name), Some(config)) = (name, config) {
             placements.extend(patterns.into_iter().map(|pattern| Placement {
                 pattern,
@@ -48,6 +54,7 @@ pub(super) fn read(
             backends.push(Backend {
                 name,
                 layers,
+                only_on,
                 config,
             });
         }

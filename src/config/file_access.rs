@@ -30,19 +30,18 @@ const ENTER: u32 = 1;
 
 /// A sentence for each file with a secret that every user of the machine can read or write.
 pub(super) fn secrets(settings: &Settings) -> Vec<String> {
-    let store = &settings.operations.store;
-    let beside = |(ending, holds): (&str, &'static str)| {
-        let mut name = store.as_os_str().to_owned();
-        name.push(ending);
-        let path = name.into();
-        SecretFile { path, holds }
-    };
-    let stores = [
-        ("", "the operations of all users"),
-        ("-wal", "the operations of all users"),
-        (".operator", "the token of the admin port"),
-    ]
-    .map(beside);
+    let mut stores = vec![SecretFile {
+        path: settings.operations.operator_file(),
+        holds: "the token of the admin port",
+    }];
+    if let Some(store) = settings.operations.store.file() {
+        stores.extend(["", "-wal"].map(|ending| {
+            let mut name = store.as_os_str().to_owned();
+            name.push(ending);
+            let (path, holds) = (name.into(), "the operations of all users");
+            SecretFile { path, holds }
+        }));
+    }
     let mut found = Vec::new();
     for SecretFile { path, holds } in settings.secrets.iter().chain(&stores) {
         let Ok(about) = fs::metadata(path) else {
@@ -65,7 +64,9 @@ pub(super) fn secrets(settings: &Settings) -> Vec<String> {
 /// A sentence for each folder of a backend that is missing or cannot be used, and for images that the gateway cannot change.
 /// Reads metadata, and blocks.
 pub(super) fn folders(settings: &Settings) -> Vec<String> {
-    let user = GatewayUser::of(&settings.operations.store);
+    let operator_file = settings.operations.operator_file();
+    let own = settings.operations.store.file();
+    let user = GatewayUser::of(own.unwrap_or(&operator_file));
     let mut found = Vec::new();
     for (index, backend) in settings.backends.iter().enumerate() {
         let vms = BackendVms {

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -12,10 +13,13 @@ use crate::config::addresses;
 use crate::config::addresses::Addresses;
 use crate::config::addresses::FixedAddresses;
 use crate::config::backends;
+use crate::config::cluster;
+use crate::config::etcd;
 use crate::config::log_level;
 use crate::config::passthrough;
 use crate::config::separate_paths;
 use crate::config::separate_paths::OutputFile;
+use crate::config::settings::Backend;
 use crate::config::settings::LogFormat;
 use crate::config::settings::Logging;
 use crate::config::settings::Settings;
@@ -33,6 +37,7 @@ use crate::gate::WebOrigin;
 use crate::listener;
 use crate::model::limits;
 use crate::operations;
+use crate::operations::StoreLocation;
 use crate::operations::WhenBusy;
 use crate::schema::Integer;
 use crate::schema::Key;
@@ -121,19 +126,16 @@ fn settings(
     let mut people = access::read(reader, root, source, &passes);
     let allowed = std::mem::take(&mut people.allowed);
     let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
-    let operations_section = section(&tables::operations::TABLE);
+    let work = work(reader, root, source);
     let log_section = section(&tables::log::TABLE);
-    let operations = operations_section
-        .as_ref()
-        .and_then(|section| operations(reader, section));
     let logging = log_section.as_ref().map(|section| logging(reader, section));
     let trace_export = section(&tables::tracing::TABLE)
         .and_then(|section| trace_export::read(reader, &section, source));
-    let (backends, placements) = backends::read(reader, root, source);
-    let sections = [operations_section, log_section, authentication_section];
+    let sections = [work.section, log_section, authentication_section];
     let tokens = people.tokens_file.as_deref();
-    let paths = (operations.as_ref(), logging.as_ref(), tokens);
-    separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
+    let paths = (work.operations.as_ref(), logging.as_ref(), tokens);
+    let outputs = output_files(&sections, paths);
+    separate_paths::check_files(&outputs, &source.files(), &work.backends);
     let server = server?;
     let addresses = server.addresses?;
     let (listener_limits, gate_limits) = limits?;
@@ -156,14 +158,16 @@ fn settings(
             lockout: lockout?,
             rates: rates?,
             grants: people.grants,
-            placements,
+            placements: work.placements,
             passthrough,
             limits: gate_limits,
         },
         key_sources: people.key_sources,
         upstreams,
-        operations: operations?,
-        backends,
+        cluster: work.cluster,
+        peers: work.peers,
+        operations: work.operations?,
+        backends: work.backends,
         logging: logging?,
         trace_export,
         tokens: people.tokens_file,
@@ -173,6 +177,39 @@ fn settings(
         files: Vec::new(),
         hash: String::new(),
     })
+}
+
+/// `[operations]`, `[etcd]`, `[cluster]` and every `[[backend]]`.
+struct Work<'a> {
+    section: Option<Section<'a>>,
+    operations: Option<operations::Config>,
+    cluster: Option<crate::cluster::Config>,
+    peers: Option<cluster::PeerChannel>,
+    backends: Vec<Backend>,
+    placements: Vec<gate::Placement>,
+}
+
+fn work<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>, source: &SecretSource<'_>) -> Work<'a> {
+    let first = |table| Section::read_all(reader, root, table).into_iter().next();
+    let section = first(&tables::operations::TABLE);
+    let etcd_section = first(&tables::etcd::TABLE);
+    let operations = section
+        .as_ref()
+        .and_then(|section| operations(reader, section, etcd_section.as_ref(), source));
+    let members = first(&tables::cluster::TABLE);
+    let is_cluster = members.as_ref().is_some_and(cluster::is_wanted);
+    let cluster =
+        members.and_then(|section| cluster::read(reader, &section, source, operations.as_ref()));
+    let (cluster, peers) = cluster.map_or((None, None), |(config, peers)| (Some(config), peers));
+    let (backends, placements) = backends::read(reader, root, source, is_cluster);
+    Work {
+        section,
+        operations,
+        cluster,
+        peers,
+        backends,
+        placements,
+    }
 }
 
 /// `[server]`.
@@ -217,7 +254,7 @@ fn output_files<'a>(
     ),
 ) -> Vec<OutputFile<'a>> {
     let files = [
-        operations.map(|config| config.store.as_path()),
+        operations.and_then(|config| config.store.file()),
         logging.and_then(|logging| logging.audit.as_deref()),
         tokens,
     ];
@@ -313,7 +350,15 @@ fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {
     }
 }
 
-fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::Config> {
+/// What `operations.store` says instead of a path.
+const ETCD: &str = "etcd";
+
+fn operations(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    etcd_section: Option<&Section<'_>>,
+    source: &SecretSource<'_>,
+) -> Option<operations::Config> {
     use tables::operations as key;
     let poll_min = section.read_duration(&key::POLL_MIN);
     let poll_max = section.read_duration(&key::POLL_MAX);
@@ -328,9 +373,24 @@ fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::
     let resume_ttl = section.read_duration_or(&key::RESUME_TTL, accept_ttl);
     let probe_window = section.read_duration(&key::PROBE_WINDOW);
     let refuse = section.read_choice(&key::WHEN_BUSY) == Some("refuse");
-    let store = section.read_text(&key::STORE)?;
+    let store = section.read_text(&key::STORE);
+    let is_etcd = store.as_ref().is_some_and(|store| store.text == ETCD);
+    let cluster = etcd_section.and_then(|section| etcd::read(reader, section, source, is_etcd));
+    let location = match store {
+        Some(_) if is_etcd => cluster.map(|config| StoreLocation::Etcd(Arc::new(config))),
+        Some(store) => Some(StoreLocation::File(file_to_write(reader, &store))),
+        None => None,
+    };
+    let operator_file = section.read_text(&key::OPERATOR_FILE);
+    if is_etcd && operator_file.is_none() {
+        let hint = "write operator_file = \"/var/lib/snapgate/snapgate.operator\"";
+        let what = "is required with store = \"etcd\"";
+        section.report_key(key::OPERATOR_FILE.name, what, hint);
+    }
+    let operator_file = operator_file.map(|file| file_to_write(reader, &file));
     Some(operations::Config {
-        store: file_to_write(reader, &store),
+        store: location?,
+        operator_file,
         retention,
         when_busy: if refuse {
             WhenBusy::Refuse

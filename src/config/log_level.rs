@@ -32,6 +32,7 @@ const PARTS: &[&str] = &[
     "client",
     "config",
     "demo",
+    "etcd",
     "gate",
     "listener",
     "model",

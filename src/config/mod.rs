@@ -3,6 +3,8 @@
 mod access;
 mod addresses;
 mod backends;
+mod cluster;
+mod etcd;
 mod file_access;
 mod htpasswd;
 mod issuers;
@@ -33,6 +35,7 @@ pub use crate::schema::SecretFile;
 pub use crate::schema::environment;
 pub use addresses::FixedAddress;
 pub use addresses::FixedAddresses;
+pub use cluster::PeerChannel;
 pub use issuers::KeyEndpoint;
 pub use issuers::KeySource;
 pub use json_schema::keys_as_json_schema;

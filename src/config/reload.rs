@@ -1,8 +1,12 @@
 //! Which changes of a configuration need a restart.
 
+use crate::config::cluster::PeerChannel;
 use crate::config::settings::Backend;
 use crate::config::settings::Settings;
 use crate::config::trace_export::TraceExport;
+use crate::model::GatewayName;
+use crate::operations;
+use crate::operations::StoreLocation;
 
 /// The keys that differ and need a restart; empty when a reload applies everything.
 #[must_use]
@@ -21,7 +25,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 
 /// Every key outside of backends that needs a restart, and whether it differs.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 33] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 48] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -31,7 +35,32 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 33] {
         ("server.threads", old.threads != new.threads),
         ("server.drain", one.drain != two.drain),
         ("server.drain_notice", one.drain_notice != two.drain_notice),
-        ("operations.store", from.store != to.store),
+        ("cluster.name", name_of(old) != name_of(new)),
+        (
+            "cluster.listen",
+            peers(old, |peers| peers.listen) != peers(new, |peers| peers.listen),
+        ),
+        (
+            "cluster.advertise",
+            peers(old, |peers| &peers.advertise) != peers(new, |peers| &peers.advertise),
+        ),
+        (
+            "cluster.ca",
+            peers(old, |peers| &peers.authorities) != peers(new, |peers| &peers.authorities),
+        ),
+        (
+            "cluster.cert",
+            peers(old, |peers| &peers.certificates) != peers(new, |peers| &peers.certificates),
+        ),
+        (
+            "cluster.key",
+            peers(old, |peers| peers.key.reveal()) != peers(new, |peers| peers.key.reveal()),
+        ),
+        ("operations.store", is_other_store(from, to)),
+        (
+            "operations.operator_file",
+            from.operator_file != to.operator_file,
+        ),
         ("operations.retention", from.retention != to.retention),
         ("operations.when_busy", from.when_busy != to.when_busy),
         (
@@ -92,6 +121,36 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 33] {
             "log.audit_required",
             was.audit_required != is.audit_required,
         ),
+        ("etcd.endpoints", etcd(old, new, |etcd| &etcd.endpoints)),
+        ("etcd.prefix", etcd(old, new, |etcd| &etcd.prefix)),
+        ("etcd.ca", etcd(old, new, |etcd| &etcd.authorities)),
+        (
+            "etcd.client_cert",
+            etcd(old, new, |etcd| {
+                etcd.identity
+                    .as_ref()
+                    .map(|identity| &identity.certificates)
+            }),
+        ),
+        (
+            "etcd.client_key",
+            etcd(old, new, |etcd| {
+                etcd.identity.as_ref().map(|identity| &identity.key)
+            }),
+        ),
+        (
+            "etcd.username",
+            etcd(old, new, |etcd| {
+                etcd.credentials.as_ref().map(|user| &user.username)
+            }),
+        ),
+        (
+            "etcd.password",
+            etcd(old, new, |etcd| {
+                etcd.credentials.as_ref().map(|user| &user.password)
+            }),
+        ),
+        ("etcd.lease", etcd(old, new, |etcd| etcd.lease)),
         (
             "tracing.endpoint",
             trace(old, |export| (&export.origin, &export.target))
@@ -107,6 +166,35 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 33] {
                 != trace(new, |export| &export.authorization),
         ),
     ]
+}
+
+fn name_of(settings: &Settings) -> Option<&GatewayName> {
+    settings.cluster.as_ref().map(|cluster| &cluster.name)
+}
+
+/// A part of the peer channel, where there is one.
+fn peers<'s, T>(settings: &'s Settings, part: impl Fn(&'s PeerChannel) -> T) -> Option<T> {
+    settings.peers.as_ref().map(part)
+}
+
+/// Whether the operations are in another file, or in a file instead of etcd or the other way round.
+fn is_other_store(from: &operations::Config, to: &operations::Config) -> bool {
+    match (&from.store, &to.store) {
+        (StoreLocation::Etcd(_), StoreLocation::Etcd(_)) => false,
+        (one, other) => one != other,
+    }
+}
+
+/// Whether a part of `[etcd]` differs, where both have their operations there.
+fn etcd<'s, T: PartialEq>(
+    old: &'s Settings,
+    new: &'s Settings,
+    part: impl Fn(&'s crate::etcd::Config) -> T,
+) -> bool {
+    match (&old.operations.store, &new.operations.store) {
+        (StoreLocation::Etcd(one), StoreLocation::Etcd(other)) => part(one) != part(other),
+        (StoreLocation::File(_) | StoreLocation::Etcd(_), _) => false,
+    }
 }
 
 /// A part of the export of traces, where there is one.

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use crate::adapters::layers;
 use crate::adapters::registry::BackendConfig;
+use crate::cluster;
+use crate::config::cluster::PeerChannel;
 use crate::config::issuers::KeySource;
 use crate::config::trace_export::TraceExport;
 use crate::gate;
 use crate::listener;
 use crate::model::BackendName;
+use crate::model::GatewayName;
 use crate::operations;
 use crate::schema::SecretFile;
 
@@ -23,6 +26,10 @@ pub struct Settings {
     pub key_sources: Vec<KeySource>,
     /// The upstreams of pass-through routes: one pool for each route of the gate, in the same order.
     pub upstreams: Vec<listener::PoolConfig>,
+    /// This gateway as a member of a cluster; a single gateway when absent.
+    pub cluster: Option<cluster::Config>,
+    /// Where gateways of the cluster hand each other requests; they do not when absent.
+    pub peers: Option<PeerChannel>,
     /// How operations are kept and run.
     pub operations: operations::Config,
     /// The VM managers.
@@ -52,6 +59,8 @@ pub struct Backend {
     pub name: BackendName,
     /// How calls to it are limited, retried and watched.
     pub layers: layers::Config,
+    /// The one gateway of the cluster that uses it; every one when absent.
+    pub only_on: Option<GatewayName>,
     /// Which kind it is, and the configuration of that kind.
     pub config: BackendConfig,
 }

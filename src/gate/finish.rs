@@ -51,9 +51,11 @@ pub(super) fn finish(
         let media = negotiate::choose_error_type(accept.iter());
         ResponseDraft::refused(&refusal, media, received.id.as_str(), method)
     });
-    add_common_headers(&mut draft, &received, &report, versions);
-    let headers = &mut draft.headers;
-    add_cors_headers(headers, method, received.origin, depends_on_origin);
+    if !draft.is_complete {
+        add_common_headers(&mut draft, &received, &report, versions);
+        let headers = &mut draft.headers;
+        add_cors_headers(headers, method, received.origin, depends_on_origin);
+    }
     let mut response = http::Response::new(if is_head { Bytes::new() } else { draft.body });
     *response.status_mut() = draft.status;
     *response.headers_mut() = draft.headers;

@@ -40,6 +40,9 @@ use crate::gate::prefer::Preferences;
 use crate::gate::process_state::ProcessState;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::gate::relay;
+use crate::gate::relay::Entered;
+use crate::gate::relay::RelayedRequest;
 use crate::gate::request::Body;
 use crate::gate::request::RequestHead;
 use crate::gate::request_body::IncomingBody;
@@ -59,7 +62,9 @@ use crate::gate::route::find_route;
 use crate::gate::services::Services;
 use crate::gate::version;
 use crate::model::PrincipalName;
+use crate::model::TraceContext;
 use crate::operations::OperationsApi;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::hop_count;
 use crate::runtime::work_context;
@@ -138,7 +143,26 @@ impl Gate {
 
     /// Decides about one request. The body is read only when it is needed, and never of a request that is passed through.
     pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
-        let (received, preferences) = self.receive(head);
+        self.handle_from(head, body, None).await
+    }
+
+    /// The same for a request that another gateway of the cluster hands on.
+    pub async fn handle_relayed(
+        &self,
+        head: RequestHead<'_>,
+        body: &mut dyn Body,
+        relayed: &RelayedRequest,
+    ) -> GateDecision {
+        self.handle_from(head, body, Some(relayed)).await
+    }
+
+    async fn handle_from(
+        &self,
+        head: RequestHead<'_>,
+        body: &mut dyn Body,
+        relayed: Option<&RelayedRequest>,
+    ) -> GateDecision {
+        let (received, preferences) = self.receive(head, relayed);
         let mut report = RequestReport::new();
         let mut body = IncomingBody::new(body, self.services.config.limits.body_bytes);
         let context = WorkContext {
@@ -182,14 +206,22 @@ impl Gate {
     }
 
     /// The request as it came, and whether its preferences are well-formed, which is checked later.
-    fn receive<'a>(&self, head: RequestHead<'a>) -> (ReceivedRequest<'a>, Result<(), Refusal>) {
+    fn receive<'a>(
+        &self,
+        head: RequestHead<'a>,
+        relayed: Option<&RelayedRequest>,
+    ) -> (ReceivedRequest<'a>, Result<(), Refusal>) {
         let config = &self.services.config;
         let (preferences, validity) = Preferences::from_headers(head.headers);
         let client = ClientAddress::from_request(&head, &config.trusted_proxies);
-        let id = client.request_id(head.headers);
+        let id = relayed.map_or_else(
+            || client.request_id(head.headers),
+            |relayed| Some(relayed.request.clone()),
+        );
         let shared = &self.services.shared;
-        let trace = shared.trace(telemetry::is_tracing_exported(), |span| {
-            client.trace(head.headers, span)
+        let trace = shared.trace(telemetry::is_tracing_exported(), |span| match relayed {
+            Some(relayed) => TraceContext::continued(&relayed.trace, span),
+            None => client.trace(head.headers, span),
         });
         let received = ReceivedRequest {
             target: request_target::parse_target(head.target).ok(),
@@ -199,6 +231,7 @@ impl Gate {
             origin: self.cross_site.origin_of(head.headers),
             is_strict: preferences.strict || config.specification.profile == Profile::Strict,
             preferences,
+            is_relayed: relayed.is_some(),
             head,
         };
         (received, validity)
@@ -293,6 +326,11 @@ impl Gate {
             let (endpoint, route) = (routed.endpoint, &routed.matched.route);
             return handlers::read_public(received, endpoint, route, config, body).await;
         }
+        // Held until the answer is made: a gateway that steps down waits for it.
+        let _active = match relay::enter(&self.services, received, body).await? {
+            Entered::Here(guard) => guard,
+            Entered::Elsewhere(draft) => return Ok(draft),
+        };
         let caller = self
             .authenticate(received, AuditAction::Read, report)
             .await?;
@@ -502,6 +540,12 @@ impl Gate {
         let backend = route.vm().and_then(|vm| self.services.placements.find(vm));
         report.note(|entry| entry.backend = backend.cloned());
         let backend = backend.ok_or_else(|| Refusal::from(Code::NoSuchVm))?;
+        if !self.services.operations.reaches(backend) {
+            let text = public_text!(
+                "This VM is served by one gateway of the cluster, which is not the active one now. Nothing was changed. Try again later."
+            );
+            return Err(Refusal::says(Code::Unavailable, text));
+        }
         Ok(AuthorizedRequest { request, backend })
     }
 }

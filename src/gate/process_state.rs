@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use crate::gate::authn::TokenDigest;
 use crate::gate::limiter::ClientNetwork;
 use crate::gate::limiter::InFlightSlot;
 use crate::gate::limiter::Limiter;
+use crate::gate::relay::Relay;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::SpanId;
@@ -69,6 +71,8 @@ pub struct ProcessState {
     pub(super) password_queue: Arc<PasswordQueue>,
     pub(super) shared_checks: SharedChecks,
     remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
+    /// How requests get to the active gateway of the cluster; unset for a gateway that has no others.
+    relay: OnceLock<Arc<dyn Relay>>,
     /// Every API token that this process has known, so that a revoked one can be named.
     tokens: Mutex<BTreeMap<TokenDigest, (TokenName, PrincipalName)>>,
 }
@@ -104,6 +108,7 @@ impl ProcessState {
             password_queue: PasswordQueue::new(password_checks_at_once()),
             shared_checks: SharedChecks::default(),
             remembered: Mutex::default(),
+            relay: OnceLock::new(),
             tokens: Mutex::default(),
         })
     }
@@ -116,6 +121,16 @@ impl ProcessState {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         Ok(Self::new(seed))
+    }
+
+    /// From now on requests are handed on while another gateway is active.
+    pub fn hand_on_by(&self, relay: Arc<dyn Relay>) {
+        // Called once, at the start.
+        drop(self.relay.set(relay));
+    }
+
+    pub(super) fn relay(&self) -> Option<&Arc<dyn Relay>> {
+        self.relay.get()
     }
 
     /// The next request id.

@@ -134,11 +134,13 @@ codes! {
     LoginQueueFull SERVICE_UNAVAILABLE "Too many logins" "Too many passwords are waiting to be verified. Nothing was changed; try again later.";
     StoreUnavailable SERVICE_UNAVAILABLE "Operation store unavailable" "The operation store is unavailable.";
     AuditUnavailable SERVICE_UNAVAILABLE "Audit trail unavailable" "The audit trail is unavailable; nothing was changed.";
+    Standby SERVICE_UNAVAILABLE "Gateway on standby" "This gateway is on standby; nothing was changed. Try again: another gateway of the cluster is active, or will be.";
     Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is shutting down and accepts no new operations.";
     QueueFull SERVICE_UNAVAILABLE "Queue full" "The operation queue is full.";
     NotExecuted SERVICE_UNAVAILABLE "Not executed" "The operation was abandoned before it started; nothing was changed.";
     BackendTimeout GATEWAY_TIMEOUT "VM manager timeout" "The VM manager did not respond in time.";
     GatewayTimeout GATEWAY_TIMEOUT "Upstream timeout" "The upstream server did not respond in time.";
+    ActiveGatewayLost GATEWAY_TIMEOUT "Active gateway lost" "The active gateway did not answer, and may have accepted the request. Repeat it with the same Idempotency-Key, or look for its Status.";
     StorageFull INSUFFICIENT_STORAGE "Storage full" "There is no storage space left for backups.";
 }
 
@@ -146,6 +148,9 @@ codes! {
 const RETRY_AFTER_SECONDS: u16 = 5;
 /// Seconds after which the queue of password checks has room again: it is no longer than `limits::PASSWORD_WAIT`.
 const RETRY_LOGIN_AFTER_SECONDS: u16 = 1;
+
+/// Seconds after which a load balancer has turned to the active gateway.
+const RETRY_ELSEWHERE_AFTER_SECONDS: u16 = 1;
 
 impl Code {
     /// The code that describes a fault, in a refusal and in the `status` of a Status alike.
@@ -179,6 +184,9 @@ impl Code {
     pub fn retry_after(self) -> Option<u16> {
         if self == Self::LoginQueueFull {
             return Some(RETRY_LOGIN_AFTER_SECONDS);
+        }
+        if self == Self::Standby {
+            return Some(RETRY_ELSEWHERE_AFTER_SECONDS);
         }
         let may_pass = self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::Busy;
         may_pass.then_some(RETRY_AFTER_SECONDS)

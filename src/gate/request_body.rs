@@ -13,6 +13,8 @@ pub(super) struct IncomingBody<'a> {
     bytes_max: usize,
     is_present: bool,
     is_read: bool,
+    /// Read already, and to be read once more.
+    kept: Option<Bytes>,
 }
 
 impl<'a> IncomingBody<'a> {
@@ -22,6 +24,7 @@ impl<'a> IncomingBody<'a> {
             body,
             bytes_max,
             is_read: false,
+            kept: None,
         }
     }
 
@@ -40,6 +43,9 @@ impl<'a> IncomingBody<'a> {
         if !self.is_present {
             return Ok(Bytes::new());
         }
+        if let Some(kept) = self.kept.take() {
+            return Ok(kept);
+        }
         let read = self.body.read(self.bytes_max).await;
         let bytes = read.map_err(|error| {
             Refusal::from(match error {
@@ -49,6 +55,13 @@ impl<'a> IncomingBody<'a> {
             })
         })?;
         self.is_read = true;
+        Ok(bytes)
+    }
+
+    /// The whole body, which can be read once more.
+    pub(super) async fn read_and_keep(&mut self) -> Result<Bytes, Refusal> {
+        let bytes = self.read().await?;
+        self.kept = Some(bytes.clone());
         Ok(bytes)
     }
 

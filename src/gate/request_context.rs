@@ -34,6 +34,8 @@ pub(super) struct ReceivedRequest<'a> {
     pub(super) preferences: Preferences,
     /// Whether the request is read strictly: it asks for that, or the configuration does.
     pub(super) is_strict: bool,
+    /// Whether another gateway of the cluster handed it on.
+    pub(super) is_relayed: bool,
 }
 
 /// A request to an endpoint whose caller is known and within its limits, and whose specification version is supported.

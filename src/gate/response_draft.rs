@@ -22,6 +22,8 @@ pub(super) struct ResponseDraft {
     pub(super) body: Bytes,
     /// The body of a stream; `body` is empty then.
     pub(super) pieces: Option<Box<dyn BodyStream>>,
+    /// Whether it has the headers that all responses have in common: the active gateway made it.
+    pub(super) is_complete: bool,
 }
 
 impl ResponseDraft {
@@ -31,6 +33,7 @@ impl ResponseDraft {
             headers: HeaderMap::with_capacity(12),
             body: Bytes::new(),
             pieces: None,
+            is_complete: false,
         }
     }
 

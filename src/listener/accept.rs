@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::ServerApp;
+use pingora::apps::HttpServerApp;
 use pingora::protocols::l4::listener::Listener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
@@ -26,7 +26,7 @@ pub(super) async fn accept_connections<A>(
     guard: Arc<ConnectionGuard>,
     tasks: Tasks,
 ) where
-    A: ServerApp + Send + Sync + 'static,
+    A: HttpServerApp + Send + Sync + 'static,
 {
     let room = Arc::new(Semaphore::new(
         guard.limits.connections.clamp(1, Semaphore::MAX_PERMITS),
@@ -61,8 +61,8 @@ pub(super) async fn accept_connections<A>(
         let Ok(slot) = guard.take_address_slot(&stream) else {
             continue;
         };
-        // A stream from `Listener::accept` has no buffers. The HTTP parser above brings a read buffer of 4 KiB, `Connection` a
-        // write buffer.
+        // A stream from `Listener::accept` has no buffers. `http1_requests` brings a read buffer of 4 KiB for each request, and
+        // `Http1Connection` a write buffer.
         let (app, guard) = (Arc::clone(&app), Arc::clone(&guard));
         drop(tasks.spawn(async move {
             guard.serve_connection(&app, stream).await;

@@ -10,19 +10,22 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use pingora::apps::ServerApp;
+use pingora::apps::HttpServerApp;
 use pingora::protocols::ALPN;
 use pingora::protocols::GetSocketDigest as _;
 use pingora::protocols::SocketDigest;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
+use tokio::sync::Semaphore;
 
 use crate::listener::Limits;
 use crate::listener::connection::Http1Connection;
 use crate::listener::connection_phase::ConnectionPhase;
 use crate::listener::connection_phase::PhaseSnapshot;
 use crate::listener::connection_phase::PhaseTracker;
+use crate::listener::http1_requests::serve_http1;
 use crate::listener::http2_connection::Http2Connection;
+use crate::listener::http2_requests::serve_http2;
 use crate::listener::per_ip_limit::ConnectionSlot;
 use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::per_ip_limit::TooManyConnections;
@@ -39,6 +42,9 @@ const IDLE_DRAIN_TIME: Duration = Duration::from_secs(1);
 /// How long a client of HTTP/2 may take to acknowledge that the connection ends. Until then requests of it may arrive, which
 /// are answered.
 const GOAWAY_DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Shortest time between two checks whether a connection is overdue, while it is not idle.
+const OVERDUE_CHECK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a connection ended. The words are values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +109,8 @@ pub(super) struct ConnectionGuard {
     pub(super) stop: Stop,
     /// Connections end at once, even while a request is handled.
     pub(super) cut: Stop,
+    /// HTTP/2 connections that may have a large window.
+    pub(super) wide_connections: Arc<Semaphore>,
     pub(super) open: AtomicUsize,
 }
 
@@ -120,7 +128,7 @@ impl ConnectionGuard {
     /// Serves the connection until it ends.
     pub(super) async fn serve_connection<A>(&self, app: &Arc<A>, socket: Socket)
     where
-        A: ServerApp + Send + Sync + 'static,
+        A: HttpServerApp + Send + Sync + 'static,
     {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.publish_open_count();
@@ -203,29 +211,20 @@ impl ConnectionGuard {
 
     async fn serve_requests<A>(&self, app: &Arc<A>, stream: Stream) -> CloseReason
     where
-        A: ServerApp + Send + Sync + 'static,
+        A: HttpServerApp + Send + Sync + 'static,
     {
         let phases = tracker_of(&stream).unwrap_or_else(PhaseTracker::new);
         let is_http2 = stream.selected_alpn_proto() == Some(ALPN::H2);
-        let shutdown = if is_http2 {
-            phases.subscribe_last_request()
-        } else {
-            self.leaving.receiver()
-        };
-        let stream: Stream = if is_http2 {
-            Box::new(Http2Connection::new(stream, phases.clone()))
-        } else {
-            Box::new(Http1Connection::new(
-                stream,
-                phases.clone(),
-                self.unreadable.clone(),
-            ))
-        };
         let work = phases.scope(async {
-            let mut next = app.process_new(stream, &shutdown).await;
-            while let Some(stream) = next {
-                next = app.process_new(stream, &shutdown).await;
+            if is_http2 {
+                // Boxed, so that the many connections of HTTP/1 have no room for it.
+                let wide = &self.wide_connections;
+                let stream = Box::new(Http2Connection::new(stream, phases.clone()));
+                return Box::pin(serve_http2(app, stream, &phases, wide)).await;
             }
+            let (tracker, unreadable) = (phases.clone(), self.unreadable.clone());
+            let stream = Box::new(Http1Connection::new(stream, tracker, unreadable));
+            serve_http1(app, stream, &self.leaving.receiver()).await;
         });
         // The work is polled first: a request that was already read is handled, whatever else happened meanwhile.
         tokio::select! {
@@ -244,12 +243,24 @@ impl ConnectionGuard {
         loop {
             let now = phases.snapshot();
             let spent = now.since.elapsed();
+            // Every later phase may take at least this long, so its end is not missed.
+            let soon = self.limits.header_timeout.min(self.limits.idle_timeout);
             let left = match now.phase {
-                // Every later phase may take at least this long, so its end is not missed.
-                ConnectionPhase::Busy => self.limits.header_timeout,
-                ConnectionPhase::First => self.limits.header_timeout.saturating_sub(spent),
-                // Pingora's keep-alive timer (see `proxy.rs`) closes a merely idle connection before this.
-                ConnectionPhase::Next => self.next_head_timeout().saturating_sub(spent),
+                ConnectionPhase::Busy => soon.max(OVERDUE_CHECK_PAUSE),
+                ConnectionPhase::First => {
+                    let left = self.limits.header_timeout.saturating_sub(spent);
+                    left.min(soon.max(OVERDUE_CHECK_PAUSE))
+                }
+                ConnectionPhase::Next if phases.has_head_begun() => {
+                    self.next_head_timeout().saturating_sub(spent)
+                }
+                ConnectionPhase::Next => {
+                    let left = self.limits.idle_timeout.saturating_sub(spent);
+                    if left.is_zero() {
+                        return CloseReason::Idle;
+                    }
+                    left
+                }
             };
             if left.is_zero() {
                 return CloseReason::SlowHeader;

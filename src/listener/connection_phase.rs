@@ -46,6 +46,8 @@ struct TrackedConnection {
     changed: Notify,
     /// Requests of HTTP/2 so far.
     requests: AtomicU32,
+    /// Notified when an upload begins on a connection of HTTP/2.
+    upload: Notify,
     /// Set when the client of HTTP/2 has to be asked to leave.
     is_asked_to_leave: AtomicBool,
     /// The task that asks it.
@@ -80,6 +82,7 @@ impl PhaseTracker {
             snapshot: Mutex::new(snapshot),
             changed: Notify::new(),
             requests: AtomicU32::new(0),
+            upload: Notify::new(),
             is_asked_to_leave: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             last_request: watch::Sender::new(false),
@@ -98,7 +101,27 @@ impl PhaseTracker {
 
     /// Whether a request is handled, or a part of the next request head has arrived.
     pub(super) fn is_busy(&self) -> bool {
-        self.snapshot().phase == ConnectionPhase::Busy || self.0.requests_h1.has_begun()
+        self.snapshot().phase == ConnectionPhase::Busy || self.has_head_begun()
+    }
+
+    /// Whether a part of the next request head of HTTP/1 has arrived.
+    pub(super) fn has_head_begun(&self) -> bool {
+        self.0.requests_h1.has_begun()
+    }
+
+    /// Whether several requests of HTTP/2 are being handled.
+    pub(super) fn has_many_streams(&self) -> bool {
+        self.snapshot().open_streams > 1
+    }
+
+    /// Says that the body of a request of HTTP/2 is going to be passed on.
+    pub(super) fn note_upload(&self) {
+        self.0.upload.notify_one();
+    }
+
+    /// Resolves when such an upload has begun since the last call.
+    pub(super) async fn upload_begun(&self) {
+        self.0.upload.notified().await;
     }
 
     /// Resolves at the next change of phase after this call, whenever the future is first polled.

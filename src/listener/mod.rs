@@ -1,9 +1,9 @@
 //! Sockets, TLS, HTTP, pass-through upstreams and the admin port. The only room that uses Pingora.
 //!
 //! The path of a connection: `sockets` (bound at start) -> `accept` (bounded number) -> `connection_lifecycle` (TLS handshake,
-//! limits of time, drain) -> `connection` (HTTP/1: checks received bytes with `request_tracker`) or `http2_connection` -> Pingora's
-//! HTTP parser -> `proxy` (one request) -> `request_body` and the [`Handler`] -> `response_writer`, or `forward` for requests that are passed
-//! through. The admin port takes the same path up to `connection_lifecycle` and then `admin`.
+//! limits of time, drain) -> `http1_requests` over `connection` (checks received bytes with `request_tracker`), or `http2_requests` over
+//! `http2_connection` -> Pingora's HTTP parser -> `proxy` (one request) -> `request_body` and the [`Handler`] -> `response_writer`,
+//! or `forward` for requests that are passed through. The admin port takes the same path up to `connection_lifecycle` and then `admin`.
 
 mod accept;
 mod admin;
@@ -16,7 +16,9 @@ mod connection_phase;
 mod forward;
 mod frame_boundary;
 mod handler;
+mod http1_requests;
 mod http2_connection;
+mod http2_requests;
 mod operator;
 mod per_ip_limit;
 mod proxy;
@@ -49,6 +51,7 @@ pub use forward::Upstreams;
 pub use handler::Handler;
 pub use handler::SentResponse;
 pub use handler::UpstreamResult;
+pub use operator::ClusterChange;
 pub use operator::LogLevelChange;
 pub use operator::OPERATOR_NAME;
 pub use operator::Operator;

@@ -67,6 +67,29 @@ pub struct LogLevelChange {
     pub duration: Option<Duration>,
 }
 
+/// What becomes of this gateway in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterChange {
+    /// It gives the leadership up.
+    StepDown,
+    /// It gives the leadership up and leaves it to others until a restart or [`ClusterChange::Return`].
+    Drain,
+    /// It takes part in elections again.
+    Return,
+}
+
+impl ClusterChange {
+    /// The word of the audit trail, and of the path on the admin port.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::StepDown => "step-down",
+            Self::Drain => "drain",
+            Self::Return => "return",
+        }
+    }
+}
+
 /// The interface for operators of a running gateway, implemented by the application. Operations are JSON objects.
 #[async_trait]
 pub trait Operator: fmt::Debug + Send + Sync {
@@ -106,6 +129,16 @@ pub trait Operator: fmt::Debug + Send + Sync {
     /// What is wrong or about to be, as far as only the running gateway can find out.
     async fn examine(&self) -> Result<Value, OperatorError>;
 
+    /// The part of this gateway in its cluster.
+    async fn cluster(&self) -> Result<Value, OperatorError>;
+
+    /// Changes that part, and records that in the audit trail.
+    async fn change_cluster(
+        &self,
+        change: ClusterChange,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError>;
+
     /// Records in the log and the audit trail that a request had no valid token. `reason` is `missing`, `malformed` or
     /// `unknown_token`.
     fn denied(&self, reason: &'static str, client: Option<IpAddr>);
@@ -115,6 +148,8 @@ pub trait Operator: fmt::Debug + Send + Sync {
 enum OperatorRoute<'a> {
     LogLevel,
     Doctor,
+    Cluster,
+    ChangeCluster(ClusterChange),
     All,
     One(&'a str),
     Acknowledge(&'a str),
@@ -126,6 +161,10 @@ impl<'a> OperatorRoute<'a> {
         match path {
             "/log-level" => return Some(Self::LogLevel),
             "/doctor" => return Some(Self::Doctor),
+            "/cluster" => return Some(Self::Cluster),
+            "/cluster/step-down" => return Some(Self::ChangeCluster(ClusterChange::StepDown)),
+            "/cluster/drain" => return Some(Self::ChangeCluster(ClusterChange::Drain)),
+            "/cluster/return" => return Some(Self::ChangeCluster(ClusterChange::Return)),
             _ => {}
         }
         let rest = path.strip_prefix("/operations")?;
@@ -149,8 +188,8 @@ impl<'a> OperatorRoute<'a> {
     const fn allowed_methods(&self) -> &'static str {
         match self {
             Self::LogLevel => "GET, POST",
-            Self::Doctor | Self::All | Self::One(_) => "GET",
-            Self::Acknowledge(_) | Self::Cancel(_) => "POST",
+            Self::Doctor | Self::Cluster | Self::All | Self::One(_) => "GET",
+            Self::Acknowledge(_) | Self::Cancel(_) | Self::ChangeCluster(_) => "POST",
         }
     }
 }
@@ -209,6 +248,8 @@ async fn perform(
         }
         OperatorRoute::LogLevel => operator.log_level().await,
         OperatorRoute::Doctor => operator.examine().await,
+        OperatorRoute::Cluster => operator.cluster().await,
+        OperatorRoute::ChangeCluster(change) => operator.change_cluster(*change, caller).await,
         OperatorRoute::All => {
             let query = parse_list_query(query).map_err(bad_request)?;
             operator
@@ -383,6 +424,16 @@ mod tests {
         async fn examine(&self) -> Result<Value, OperatorError> {
             self.says("examined".to_owned())
         }
+        async fn cluster(&self) -> Result<Value, OperatorError> {
+            self.says("member".to_owned())
+        }
+        async fn change_cluster(
+            &self,
+            change: ClusterChange,
+            _caller: OperatorCaller<'_>,
+        ) -> Result<Value, OperatorError> {
+            self.says(change.as_str().to_owned())
+        }
         async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
             self.says(format!("show {seq}"))
         }
@@ -425,6 +476,10 @@ mod tests {
         let echo = Echo::default();
         let rows = [
             ("GET /operations", 200, r#"{"operations":["All None 100"]}"#),
+            ("GET /cluster", 200, r#""member""#),
+            ("POST /cluster/step-down", 200, r#""step-down""#),
+            ("POST /cluster/drain", 200, r#""drain""#),
+            ("POST /cluster/return", 200, r#""return""#),
             (
                 "GET /operations?state=unknown&limit=7&before=9",
                 200,

@@ -31,12 +31,11 @@ use crate::gate::HandledRequest;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
 use crate::listener::connection_phase;
-use crate::listener::connection_phase::StreamInFlight;
 use crate::listener::forward::FastPath;
 use crate::listener::forward::ForwardContext;
 use crate::listener::forward::ForwardedRequest;
 use crate::listener::forward::Upstreams;
-use crate::listener::forward::is_fast_path_request;
+use crate::listener::forward::read_fast_path_body;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
 use crate::listener::handler::SentResponse;
@@ -82,8 +81,6 @@ pub(super) struct RequestContext {
     is_reported: bool,
     /// The request target as sent.
     target: Vec<u8>,
-    /// Present for HTTP/2: keeps the connection busy until dropped.
-    stream_in_flight: Option<StreamInFlight>,
 }
 
 /// Why the handler made no decision.
@@ -233,14 +230,13 @@ impl ProxyHttp for ApiProxy {
             forwarded: None,
             is_reported: false,
             target: Vec::new(),
-            stream_in_flight: None,
         }
     }
 
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        context: &mut RequestContext,
+        _: &mut RequestContext,
     ) -> pingora::Result<()> {
         if let Some(session) = session.as_downstream().as_http1() {
             let framing = body_framing(&session.req_header().headers);
@@ -252,7 +248,6 @@ impl ProxyHttp for ApiProxy {
         }
         if session.is_http2() {
             trim_field_values(session.req_header_mut())?;
-            context.stream_in_flight = tls_peer_of(session).map(|peer| peer.phases.begin_stream());
         }
         // Pingora turns keep-alive off if the framing is doubtful or the client does not support it: never turn it on again.
         if session.get_keepalive().is_some() {
@@ -284,11 +279,11 @@ impl ProxyHttp for ApiProxy {
         match answered {
             Ok(GateDecision::Answer(exchange)) => context.exchange = Some(exchange),
             Ok(GateDecision::PassThrough(pass)) => {
-                let is_fast_path_request = is_fast_path_request(session, pass.upgrade);
                 let forwarded = context.forwarded.insert(ForwardedRequest::new(pass));
-                if is_fast_path_request {
+                if let Some(body) = read_fast_path_body(session, forwarded.pass.upgrade).await? {
                     let forward = ForwardContext {
                         session,
+                        body,
                         upstreams: &self.upstreams,
                         fast_path: &self.fast_path,
                         clock: &*self.clock,
@@ -302,6 +297,12 @@ impl ProxyHttp for ApiProxy {
                     connection_phase::stop_checking();
                 }
                 session.set_read_timeout(Some(forwarded.read_timeout(&self.upstreams)));
+                if session.is_http2()
+                    && !session.is_body_empty()
+                    && let Some(peer) = tls_peer_of(session)
+                {
+                    peer.phases.note_upload();
+                }
                 return Ok(false);
             }
             Err(Undecided::Disconnected) => {

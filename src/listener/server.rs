@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use pingora::apps::HttpServerApp;
 use pingora::apps::HttpServerOptions;
-use pingora::apps::ServerApp;
 use pingora::apps::http_app::HttpServer;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::protocols::http::v2::server::default_h2_options;
@@ -27,19 +27,21 @@ use crate::listener::forward::FastPath;
 use crate::listener::forward::NO_AUTHORITIES;
 use crate::listener::forward::Upstreams;
 use crate::listener::handler::Handler;
+use crate::listener::http2_requests::wide_connections;
 use crate::listener::operator::Operator;
 use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::proxy::ApiProxy;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Tls;
 use crate::listener::unreadable_request::UnreadableRequests;
+use crate::model::limits;
 use crate::runtime::Clock;
 use crate::runtime::Stopper;
 use crate::runtime::Tasks;
 use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 
-/// Flow-control window of an HTTP/2 stream and of a whole connection: one large request body.
+/// Flow-control window of a whole HTTP/2 connection, unless it uploads: one large request body.
 const H2_WINDOW_BYTES: u32 = 64 * 1024;
 /// Bytes buffered of a response that a client of HTTP/2 does not read.
 const H2_BUFFER_BYTES: usize = 64 * 1024;
@@ -86,13 +88,14 @@ struct PortOptions {
     tls: Option<Handshakes>,
 }
 
-/// Limits of an HTTP/2 connection: the configured number of concurrent requests, windows and buffers of 64 KiB, and Pingora's
-/// limit for header lists, which is above that of the gate.
+/// Limits of an HTTP/2 connection: the configured number of concurrent requests, a window and buffers of 64 KiB, and Pingora's
+/// limit for header lists, which is above that of the gate. Each stream may use the whole window of the connection, which bounds
+/// the memory and grows for uploads.
 fn http2_options(limits: &Limits) -> H2Options {
     let mut options = default_h2_options();
     options
         .max_concurrent_streams(limits.streams)
-        .initial_window_size(H2_WINDOW_BYTES)
+        .initial_window_size(limits::HTTP2_WIDE_WINDOW_BYTES)
         .initial_connection_window_size(H2_WINDOW_BYTES)
         .max_send_buffer_size(H2_BUFFER_BYTES)
         .max_concurrent_reset_streams(H2_RESETS_MAX);
@@ -156,7 +159,6 @@ impl Server {
             // The gate refuses CONNECT like every unknown method. Pingora would refuse it without a log line or metric.
             options.allow_connect_method_proxying = true;
             options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION);
-            options.h2_idle_timeout = Some(limits.idle_timeout);
             app.server_options = Some(options);
             app.h2_options = Some(http2_options(limits));
             app
@@ -204,7 +206,7 @@ impl Server {
         app: impl FnOnce(&ConnectionGuard) -> A,
     ) -> Result<Self, StartError>
     where
-        A: ServerApp + Send + Sync + 'static,
+        A: HttpServerApp + Send + Sync + 'static,
     {
         let address = socket.address();
         let listener = tokio::net::TcpListener::from_std(socket.into_std())
@@ -223,6 +225,7 @@ impl Server {
             leaving,
             stop,
             cut,
+            wide_connections: wide_connections(),
             open: AtomicUsize::new(0),
         });
         let tasks = Tasks::default();

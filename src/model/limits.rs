@@ -97,6 +97,10 @@ pub const CONNECTIONS_PER_ADDRESS: u64 = 512;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests at once on one HTTP/2 connection unless `limits.streams` says otherwise: what browsers expect.
 pub const STREAMS: u64 = 100;
+/// Flow-control window of an HTTP/2 connection that uploads through a pass-through route, in bytes: 100 MB/s over a round trip of 40 ms.
+pub const HTTP2_WIDE_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Most HTTP/2 connections with such a window, each to its end: bounds what clients may send ahead to 128 MiB. All others send 64 KiB.
+pub const HTTP2_WIDE_CONNECTIONS_MAX: usize = 32;
 /// Time for a whole request head unless `limits.header_timeout` says otherwise.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a whole request body unless `limits.body_timeout` says otherwise.
@@ -110,6 +114,12 @@ pub const BODY_GRACE: Duration = Duration::from_secs(5);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for one write to a client unless `limits.write_timeout` says otherwise.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Memory for access log lines that wait to be written, in bytes: those of a quarter of a second at full load. The thread that
+/// writes them holds as much again.
+pub const LOG_QUEUE_ACCESS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Memory for log lines of all kinds: more than access lines may take, so that a flood of requests displaces no warning.
+pub const LOG_QUEUE_BYTES_MAX: usize = 5 * 1024 * 1024;
 
 /// Most entries of one page of backups or Statuses, and the size used when none is asked for.
 pub const PAGE_MAX: u16 = 1000;

@@ -25,6 +25,9 @@ use crate::model::limits;
 pub struct OperationSeq(u64);
 
 impl OperationSeq {
+    /// The highest number. No operation gets it.
+    pub const HIGHEST: Self = Self(i64::MAX.cast_unsigned());
+
     /// From a number that fits SQLite's signed 64 bits.
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {

@@ -189,6 +189,10 @@ text_type!(
     IssuerName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
 );
 text_type!(
+    /// Names one gateway of a cluster, 1..=64 bytes.
+    GatewayName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
+);
+text_type!(
     /// Names one API token, 1..=64 bytes.
     TokenName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
 );

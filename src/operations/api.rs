@@ -43,6 +43,7 @@ use crate::operations::change_feed::ChangeNumber;
 use crate::operations::change_feed::DurableChange;
 use crate::operations::list_query::ListPage;
 use crate::operations::list_query::ListQuery;
+use crate::runtime::TaskToken;
 
 /// Why the operation store did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -275,6 +276,18 @@ pub enum WaitFor {
     ChangeAfter(Revision),
 }
 
+/// Held while a request is answered, so that a gateway that steps down waits for it.
+#[derive(Debug, Default)]
+pub struct ActiveGuard(#[expect(dead_code, reason = "it counts by being there")] Option<TaskToken>);
+
+impl ActiveGuard {
+    /// Counts among the requests of a term.
+    #[must_use]
+    pub const fn new(token: TaskToken) -> Self {
+        Self(Some(token))
+    }
+}
+
 /// Reads through the adapters, and the durable operations: all that the gate needs of them.
 ///
 /// A change is accepted once it is durable. The gate then answers 202, and the caller follows the operation by its number:
@@ -451,6 +464,18 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         seq: OperationSeq,
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError>;
+
+    /// Begins a request. `None` where another gateway of the cluster is the active one: then nothing else here gives more than
+    /// a fault.
+    fn enter(&self) -> Option<ActiveGuard> {
+        Some(ActiveGuard::default())
+    }
+
+    /// Whether the backend is used from this gateway. In a cluster some are used from one gateway only.
+    fn reaches(&self, backend: &BackendName) -> bool {
+        let _ = backend;
+        true
+    }
 
     /// Whether new operations can be accepted: the store takes writes and the gateway is not stopping.
     fn is_ready(&self) -> bool;

@@ -59,6 +59,12 @@ use crate::public_text;
 use crate::runtime::work_context;
 
 impl Operations {
+    /// How many operations are unfinished.
+    #[must_use]
+    pub fn unfinished_count(&self) -> usize {
+        self.core.live.count()
+    }
+
     fn find_backend(&self, name: &BackendName) -> Result<&Backend, Fault> {
         self.core.backends.get(name).ok_or_else(|| {
             Fault::new(

@@ -1,8 +1,12 @@
 //! The settings of the operations.
 
+use std::fmt;
+use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::etcd;
 use crate::model::limits;
 
 /// What happens to an operation on a VM that has another unfinished operation.
@@ -14,11 +18,46 @@ pub enum WhenBusy {
     Refuse,
 }
 
+/// Where the operations are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreLocation {
+    /// In this SQLite file; made when absent. Its folder must exist.
+    File(PathBuf),
+    /// In an etcd cluster.
+    Etcd(Arc<etcd::Config>),
+}
+
+impl StoreLocation {
+    /// The SQLite file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Etcd(_) => None,
+        }
+    }
+}
+
+/// The path of the file, or `etcd` with the prefix and the endpoints.
+impl fmt::Display for StoreLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => file.display().fmt(f),
+            Self::Etcd(config) => {
+                let endpoints = config.endpoints.join(", ");
+                write!(f, "etcd {} at {endpoints}", config.prefix)
+            }
+        }
+    }
+}
+
 /// The settings of the operations. A change needs a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The SQLite file; made when absent. Its folder must exist.
-    pub store: PathBuf,
+    /// Where they are kept.
+    pub store: StoreLocation,
+    /// The file of [`Config::operator_file`] where it is not beside the store; always given with etcd.
+    pub operator_file: Option<PathBuf>,
     /// How long a finished operation is kept.
     pub retention: Duration,
     /// What happens when the VM is busy.
@@ -40,10 +79,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// The file beside the store in which operators on this machine find the address of the running gateway.
+    /// The file in which operators on this machine find the address of the running gateway: beside the store, unless it has a
+    /// place of its own.
     #[must_use]
     pub fn operator_file(&self) -> PathBuf {
-        let mut name = self.store.clone().into_os_string();
+        if let Some(file) = &self.operator_file {
+            return file.clone();
+        }
+        let store = self.store.file().unwrap_or_else(|| Path::new("snapgate"));
+        let mut name = store.as_os_str().to_owned();
         name.push(".operator");
         PathBuf::from(name)
     }
@@ -53,7 +97,8 @@ impl Config {
     pub fn with_store(store: PathBuf) -> Self {
         let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         Self {
-            store,
+            store: StoreLocation::File(store),
+            operator_file: None,
             retention: limits::RETENTION,
             when_busy: WhenBusy::Queue,
             queue_per_vm: size(limits::QUEUE_PER_VM),

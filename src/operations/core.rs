@@ -37,6 +37,7 @@ use crate::operations::store::Store;
 use crate::operations::store::StoreError;
 use crate::operations::store_guard::StoreGuard;
 use crate::runtime::Clock;
+use crate::runtime::Lease;
 use crate::runtime::Stop;
 use crate::runtime::Stopper;
 use crate::runtime::Tasks;
@@ -89,6 +90,8 @@ pub(crate) struct Shared {
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
     pub tasks: Tasks,
+    /// The right to work on the operations of the store.
+    pub lease: Lease,
 }
 
 type BoxedTask<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -116,6 +119,8 @@ pub(crate) struct Core {
     pub sequence: SequenceNumbers,
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
+    /// Once it has ended nothing is called, written or decided any more.
+    pub lease: Lease,
     /// Given when the gateway stops.
     pub stop: Stop,
     stopper: Stopper,
@@ -154,6 +159,7 @@ impl Core {
             sequence: SequenceNumbers::above(highest),
             clock: shared.clock,
             metrics: shared.metrics,
+            lease: shared.lease,
             stop,
             stopper,
             runner,
@@ -275,12 +281,15 @@ impl Core {
     /// Decides on an event, makes the new state durable, publishes it, and starts the next operation of the VM when this
     /// one is final.
     ///
-    /// `None` when the task must leave the operation: the gateway stops, the store failed, or there is a defect.
+    /// `None` when the task must leave the operation: the gateway stops, its lease has ended, the store failed, or there is a
+    /// defect.
     pub(crate) async fn advance(
         self: &Arc<Self>,
         operation: &Arc<Operation>,
         event: Event,
     ) -> Option<(Arc<Operation>, machine::NextAction)> {
+        // The store would refuse the write. Another gateway finds the record as it is there.
+        self.lease.check().ok()?;
         // A cancellation or an operator may have changed or ended it since the caller read it: decide on the latest state.
         let write_lock = self.live.write_lock(operation.seq)?;
         let _guard = write_lock.lock().await;
@@ -324,7 +333,9 @@ impl Core {
         loop {
             match self.store.update(state).await {
                 Ok(()) => return Some(()),
-                Err(StoreError::Unavailable(_)) if !self.stop.is_given() => {
+                Err(StoreError::Unavailable(_))
+                    if !self.stop.is_given() && self.lease.is_held() =>
+                {
                     tokio::select! {
                         biased;
                         () = tokio::time::sleep(STORE_RETRY) => {}

@@ -351,6 +351,11 @@ impl LiveOperations {
         Some(Arc::clone(&self.table.lock().entries.get(&seq)?.write_lock))
     }
 
+    /// How many operations are here, durable or not.
+    pub(crate) fn count(&self) -> usize {
+        self.table.lock().entries.len()
+    }
+
     /// Whether the operation is here, durable or not.
     pub(crate) fn contains(&self, seq: OperationSeq) -> bool {
         self.table.lock().entries.contains_key(&seq)

@@ -34,6 +34,7 @@ mod preconditions;
 mod runner;
 mod sequence;
 mod store;
+mod store_copy;
 mod store_guard;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use change_feed::DurableChange;
 pub use change_feed::StoreRun;
 
 pub use config::Config;
+pub use config::StoreLocation;
 pub use config::WhenBusy;
 
 pub use offline_store::OfflineStore;
@@ -62,6 +64,7 @@ pub use open::Operations;
 
 pub use api::AcceptError;
 pub use api::Accepted;
+pub use api::ActiveGuard;
 pub use api::CancelError;
 pub use api::ChangePage;
 pub use api::ChangePart;
@@ -87,6 +90,10 @@ pub use list_query::OperationVisibility;
 pub use list_query::Selector;
 
 pub use store::OpenError;
+pub use store_copy::StoreCopyError;
+pub use store_copy::StoreOpener;
+pub use store_copy::StoreSummary;
+pub use store_copy::StoreVerdict;
 
 pub use operation_summary::OperationDetails;
 pub use operation_summary::OperationSummary;

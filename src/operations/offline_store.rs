@@ -9,11 +9,11 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::OperatorQuery;
 use crate::operations::config::Config;
+use crate::operations::open::OpenStore;
 use crate::operations::operator_actions;
 use crate::operations::operator_actions::OfflineStoreError;
 use crate::operations::operator_actions::OperatorDecision;
 use crate::operations::operator_actions::StoreAttention;
-use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
@@ -36,19 +36,14 @@ impl OfflineStore {
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> Result<Self, OfflineStoreError> {
-        let (file, store_clock) = (config.store.clone(), Arc::clone(&clock));
-        let opened = tokio::task::spawn_blocking(move || {
-            if file.exists() {
-                Ok(SqliteStore::open(file, store_clock, metrics)?)
-            } else {
-                Err(OfflineStoreError::Absent(file.display().to_string()))
-            }
-        });
-        let store = opened
-            .await
-            .map_err(|error| OfflineStoreError::Store(error.to_string()))??;
+        if let Some(file) = config.store.file()
+            && !file.exists()
+        {
+            return Err(OfflineStoreError::Absent(file.display().to_string()));
+        }
+        let opened = OpenStore::open(config, Arc::clone(&clock), metrics).await?;
         Ok(Self {
-            store: Arc::new(store),
+            store: opened.into_store(),
             clock,
             retention: config.retention,
         })

@@ -145,7 +145,7 @@ struct Panicked;
 
 /// The work on one operation, from its claim to its end or the stop of the gateway.
 ///
-/// Methods that return `Option` return `None` when the gateway stops.
+/// Methods that return `Option` return `None` when the gateway stops or its lease has ended.
 struct OperationRun<'a> {
     core: &'a Core,
     backend: &'a Backend,
@@ -190,6 +190,8 @@ impl OperationRun<'_> {
         };
         Some(match self.unless_stopped(baseline).await? {
             Ok(Ok(baseline)) => Event::Start(baseline),
+            // Nothing is known of the VM manager: the next active gateway asks it.
+            Ok(Err(_)) if !self.core.lease.is_held() => return None,
             Ok(Err(error)) => {
                 log_failure(operation, "baseline", &error);
                 Event::NotStarted(error.fault)
@@ -242,6 +244,9 @@ impl OperationRun<'_> {
         Some(match outcome {
             Ok(Ok(BeginOutcome::Done)) => Event::Done(None),
             Ok(Ok(BeginOutcome::Task(task))) => Event::Task(task),
+            // The call may have been refused for that reason alone. The record says SUBMITTING, which the next active gateway
+            // resolves by evidence.
+            Ok(Err(_)) if !self.core.lease.is_held() => return None,
             Ok(Err(error)) => {
                 log_failure(operation, "begin", &error);
                 match error.effect {

@@ -94,6 +94,13 @@ impl StoreGuard {
             StoreError::Unavailable(_) | StoreError::Indeterminate(_) => {
                 self.is_writable.store(false, Ordering::Release);
             }
+            StoreError::Fenced(_) => {
+                self.is_writable.store(false, Ordering::Release);
+                if !self.failed.is_given() {
+                    tracing::warn!(%error, "gateway leads no longer, process must end");
+                }
+                self.failure.stop();
+            }
             StoreError::Fatal(_) => {
                 self.is_writable.store(false, Ordering::Release);
                 if !self.failed.is_given() {
@@ -117,7 +124,7 @@ impl StoreGuard {
     }
 
     pub(crate) fn is_writable(&self) -> bool {
-        self.is_writable.load(Ordering::Acquire)
+        self.is_writable.load(Ordering::Acquire) && self.store.is_reachable()
     }
 
     /// Given when the store failed in such a way that the process must end.

@@ -39,6 +39,11 @@ pub trait Clock: Debug + Send + Sync {
     /// The monotonic time, to measure durations and to wait.
     fn instant(&self) -> Instant;
 
+    /// The time since the machine was started, also while it was suspended, during which [`Clock::instant`] stands still.
+    ///
+    /// For what others count too, such as a lease.
+    fn since_boot(&self) -> Duration;
+
     /// The deadline this long from now.
     fn deadline(&self, after: Duration) -> Deadline {
         let now = self.instant();
@@ -67,6 +72,11 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn instant(&self) -> Instant {
         Instant::now()
+    }
+
+    fn since_boot(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::try_from(time).unwrap_or_default()
     }
 }
 
@@ -108,6 +118,10 @@ impl Clock for ManualClock {
     fn instant(&self) -> Instant {
         self.base.checked_add(self.moved()).unwrap_or(self.base)
     }
+
+    fn since_boot(&self) -> Duration {
+        self.moved()
+    }
 }
 
 #[cfg(test)]
@@ -129,5 +143,6 @@ mod tests {
             Duration::from_millis(250),
             "monotonic"
         );
+        assert_eq!(clock.since_boot(), Duration::from_millis(250), "since boot");
     }
 }

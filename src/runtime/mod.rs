@@ -10,6 +10,7 @@
 //! | notify systemd | [`notify()`] |
 //! | count the gateways that forwarded a request | [`hop_count`] |
 //! | name the request and operation in log lines | [`work_context`] |
+//! | know whether this gateway may still change VMs | [`Lease`] |
 //!
 //! Nothing else in the program reads the system clock, spawns tasks or handles signals; lints and `tests/it/architecture.rs`
 //! hold that.
@@ -22,11 +23,14 @@ mod stop;
 mod tasks;
 
 pub mod hop_count;
+pub mod lease;
 pub mod work_context;
 
 pub use clock::Clock;
 pub use clock::ManualClock;
 pub use clock::SystemClock;
+pub use lease::Lease;
+pub use lease::LeaseEnded;
 pub use notify::Notice;
 pub use notify::forget_socket;
 pub use notify::keep_socket;
@@ -37,4 +41,5 @@ pub use signals::Signals;
 pub use stop::Stop;
 pub use stop::Stopper;
 pub use stop::stop_pair;
+pub use tasks::TaskToken;
 pub use tasks::Tasks;

@@ -7,6 +7,7 @@ use std::future::Future;
 
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Spawns tasks and tracks them until they end. Clones share the same tasks.
 ///
@@ -41,6 +42,12 @@ impl Tasks {
         self.0.track_future(work)
     }
 
+    /// Counts as a task until it is dropped, for work that has no task of its own.
+    #[must_use]
+    pub fn token(&self) -> TaskToken {
+        TaskToken(self.0.token())
+    }
+
     /// How many tasks have not ended.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -54,6 +61,10 @@ impl Tasks {
         self.0.wait().await;
     }
 }
+
+/// Counts as a task until it is dropped.
+#[derive(Debug)]
+pub struct TaskToken(#[expect(dead_code, reason = "it counts by being there")] TaskTrackerToken);
 
 #[cfg(test)]
 mod tests {

@@ -9,11 +9,13 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::FormatEvent;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Format;
+use tracing_subscriber::fmt::format::Full;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::runtime::work_context;
 use crate::runtime::work_context::WorkContext;
+use crate::telemetry::log::line_time::LineTime;
 
 const OPERATION: &str = "operation";
 const REQUEST_ID: &str = "request_id";
@@ -50,7 +52,7 @@ pub(super) fn context_fields(metadata: &Metadata<'_>) -> Vec<(&'static str, Stri
 
 /// Lines for people, with the fields of the context at their end.
 #[derive(Debug)]
-pub(super) struct TextLines(pub(super) Format);
+pub(super) struct TextLines(pub(super) Format<Full, LineTime>);
 
 impl<S, N> FormatEvent<S, N> for TextLines
 where

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tracing::Event;
@@ -19,6 +20,7 @@ use tracing_subscriber::layer::Context;
 use crate::telemetry::context_fields::context_fields;
 use crate::telemetry::escape::escape_line;
 use crate::telemetry::json_lines::EventFields;
+use crate::telemetry::log::queue::send_line;
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -38,7 +40,7 @@ pub fn is_journal_stream(variable: Option<&str>) -> bool {
 /// Sends each event to the journal. What the journal does not take goes to standard error.
 #[derive(Debug)]
 pub(super) struct JournalLayer {
-    socket: UnixDatagram,
+    socket: Arc<UnixDatagram>,
 }
 
 impl JournalLayer {
@@ -50,7 +52,9 @@ impl JournalLayer {
     fn connect_to(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket: Arc::new(socket),
+        })
     }
 }
 
@@ -64,11 +68,18 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
         members.extend(context.map(|(name, value)| (name, Value::String(value))));
         let message = message_of(&members);
         let entry = entry_of(*metadata.level(), metadata.target(), &message, &members);
-        if self.socket.send(&entry).is_err() {
-            // The journal is restarting, or the entry is too large for it.
-            let line = format!("{} {message}\n", metadata.level());
-            io::stderr().write_all(line.as_bytes()).unwrap_or_default();
-        }
+        let line = format!("{} {message}\n", metadata.level());
+        let socket = Arc::clone(&self.socket);
+        let length = entry.len().saturating_add(line.len());
+        send_line(
+            length,
+            Box::new(move || {
+                if socket.send(&entry).is_err() {
+                    // The journal is restarting, or the entry is too large for it.
+                    io::stderr().write_all(line.as_bytes()).unwrap_or_default();
+                }
+            }),
+        );
     }
 }
 

@@ -18,11 +18,11 @@ use tracing_subscriber::fmt::FormatEvent;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::telemetry::context_fields::context_fields;
 use crate::telemetry::escape;
+use crate::telemetry::log::line_time::LineTime;
 
 /// The largest integer that every JSON reader keeps exactly: 2^53 - 1. Larger ones are written as strings.
 const EXACT_MAX: u64 = 9_007_199_254_740_991;
@@ -42,7 +42,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut time = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        LineTime.format_time(&mut Writer::new(&mut time))?;
         let metadata = event.metadata();
         let mut fields = EventFields::default();
         event.record(&mut fields);

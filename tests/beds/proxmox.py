@@ -137,11 +137,13 @@ class World:
             time.sleep(0.02)
 
     # tasks: processes that outlive the daemon; the last line of the log is the end
-    def pstart(self, pid):
+    def stat(self, pid):
+        """State and start time of a process, in one read: it may be gone before a second one."""
         try:
-            return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[19])
+            fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
         except (FileNotFoundError, ProcessLookupError):
-            return None
+            return None, None
+        return fields[0], int(fields[19])
 
     def log(self, upid):
         return f"{self.d}/tasks/{upid}"
@@ -151,7 +153,7 @@ class World:
         pid = os.fork()
         if pid:
             os.close(r)
-            upid = f"UPID:{node}:{pid:08X}:{self.pstart(pid):08X}:{int(time.time()):08X}:{kind}:{ident}:{user}:"
+            upid = f"UPID:{node}:{pid:08X}:{self.stat(pid)[1]:08X}:{int(time.time()):08X}:{kind}:{ident}:{user}:"
             open(self.log(upid), "w").close()
             with open(self.d + "/tasks/index", "a") as f:
                 f.write(upid + "\n")
@@ -204,8 +206,8 @@ class World:
             "user": user,
             **({"tokenid": tok} if tok else {}),
         }
-        zombie = self.pstart(pid) == ps and open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z"
-        t["status"] = "running" if self.pstart(pid) == ps and not zombie else "stopped"
+        state, start = self.stat(pid)
+        t["status"] = "running" if start == ps and state != "Z" else "stopped"
         if t["status"] == "stopped":
             x = open(self.log(upid)).read()
             last = x.rstrip("\n").rsplit("\n", 1)[-1]

@@ -9,21 +9,6 @@ use crate::client::Client;
 use crate::harness::Process;
 use crate::harness::program;
 
-fn start(folder: &Path, more: &[&str]) -> Process {
-    let dir = folder.to_str().unwrap();
-    let mut arguments = vec![
-        "demo",
-        "--dir",
-        dir,
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-    ];
-    arguments.extend(more);
-    Process::start(&arguments)
-}
-
 fn reset(folder: &Path) -> Output {
     // Ends before it serves, or the test fails at the port: it is refused everywhere else.
     program()
@@ -46,7 +31,7 @@ fn demo(process: &Process) -> Client {
 fn a_reset_makes_the_demo_as_it_was_at_first_and_keeps_what_is_not_the_demos() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("demo");
-    let process = start(&folder, &[]);
+    let process = Process::start_demo(&folder, &[]);
     let printed = process.printed.join("\n");
     for expected in [
         "/ui/ and sign in as demo with the password demo",
@@ -84,7 +69,7 @@ fn a_reset_makes_the_demo_as_it_was_at_first_and_keeps_what_is_not_the_demos() {
     fs::create_dir(folder.join("vms/mine")).unwrap();
     fs::write(folder.join("vms/mine/disk.img"), "mine").unwrap();
     fs::write(folder.join("vms/33333/disk.img"), "spoilt").unwrap();
-    let process = start(&folder, &["--reset"]);
+    let process = Process::start_demo(&folder, &["--reset"]);
     assert!(
         process.printed[0].ends_with(" reset"),
         "{:?}",

@@ -206,6 +206,45 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// Status, standard output and standard error of a command on this configuration.
+pub(crate) fn command_output(arguments: &[&str], config: &Path) -> (i32, String, String) {
+    let output = program()
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap();
+    (code, text(output.stdout), text(output.stderr))
+}
+
+/// What `serve` with this configuration says before it ends by itself, as it must.
+pub(crate) fn refused_start(config: &Path) -> String {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut gateway = program()
+        .args(["serve", "--config"])
+        .arg(config)
+        .stdout(Stdio::null())
+        .stderr(log.reopen().unwrap())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = gateway.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() >= until {
+            gateway.kill().unwrap();
+            gateway.wait().unwrap();
+            panic!("it serves");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(!status.success(), "refused: {status}");
+    fs::read_to_string(log.path()).unwrap()
+}
+
 /// What `check --probe` says about a configuration: exit code and standard output.
 pub(crate) fn probe(config: &str) -> (Option<i32>, String) {
     let output = program()
@@ -217,6 +256,21 @@ pub(crate) fn probe(config: &str) -> (Option<i32>, String) {
 }
 
 impl Process {
+    /// Starts the demo in this folder, on free ports.
+    pub(crate) fn start_demo(folder: &Path, more: &[&str]) -> Self {
+        let folder = folder.to_str().unwrap();
+        let arguments = [
+            "demo",
+            "--dir",
+            folder,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ];
+        Self::start(&[&arguments, more].concat())
+    }
+
     /// Starts it with these arguments and waits until it says where it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::launch(arguments, |_pid| {})
@@ -275,6 +329,11 @@ impl Process {
             admin: admin.unwrap(),
             printed,
         })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Whether it has ended by itself, or was killed, within that time.

@@ -27,6 +27,8 @@ use crate::harness::PATIENCE;
 use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::harness::stop_in_background;
+use crate::passthrough::route;
+use crate::passthrough::upstream::Upstream;
 use crate::requirements::require_programs;
 
 const BACKUP: &str = "/vms/1/backups/456";
@@ -177,9 +179,8 @@ impl Connection {
                 let (response, mut stream) =
                     requests.send_request(request, body.is_none()).unwrap();
                 if let Some(body) = body {
-                    stream
-                        .send_data(Bytes::copy_from_slice(body), true)
-                        .unwrap();
+                    // Fails if the answer came first, which `finish` reads.
+                    drop(stream.send_data(Bytes::copy_from_slice(body), true));
                 }
                 (response,)
             }))
@@ -227,6 +228,74 @@ impl Connection {
             .block_on(within("the end of the connection", self.driver))
             .unwrap()
     }
+}
+
+/// A request whose body has only begun.
+struct Upload<'a> {
+    client: &'a Connection,
+    body: h2::SendStream<Bytes>,
+    _answer: ResponseFuture,
+}
+
+impl<'a> Upload<'a> {
+    fn begin(client: &'a Connection, path: &str) -> Self {
+        let head = json(request("PUT", path)).body(()).unwrap();
+        let (answer, body) = client.runtime.block_on(within("a stream", async {
+            let mut requests = client.requests.clone().ready().await.unwrap();
+            requests.send_request(head, false).unwrap()
+        }));
+        Self {
+            client,
+            body,
+            _answer: answer,
+        }
+    }
+
+    /// How many bytes may be sent before the other side has read any: waits until it is so many, if `waits`.
+    fn window(&mut self, wanted: usize, waits: bool) -> usize {
+        self.body.reserve_capacity(wanted);
+        let more = std::future::poll_fn(|context| self.body.poll_capacity(context));
+        let more = if waits {
+            self.client.runtime.block_on(within("a window", more))
+        } else {
+            let limit = Duration::from_millis(300);
+            let more = async { tokio::time::timeout(limit, more).await };
+            self.client.runtime.block_on(more).unwrap_or_default()
+        };
+        more.transpose().unwrap();
+        let found = self.body.capacity();
+        if waits && found < wanted {
+            return self.window(wanted, waits);
+        }
+        found
+    }
+}
+
+#[apply(test)]
+fn uploads_that_are_passed_on_get_large_windows_and_all_others_small_ones() {
+    const SMALL: usize = 64 * 1024;
+    // The client's library buffers no more than 400 KiB.
+    const WIDE: usize = 4 * SMALL;
+    const WIDE_CONNECTIONS: usize = 32;
+    let upstream = Upstream::start();
+    let route = route("up", "/up", &[crate::passthrough::http(&upstream)], "");
+    let secure = Secure::start(&format!("{SIM}{route}"));
+    let clients: Vec<Connection> = (0..=WIDE_CONNECTIONS).map(|_| secure.connect()).collect();
+    let [first, others @ ..] = &*clients else {
+        panic!("no client");
+    };
+    let mut own = Upload::begin(first, BACKUP);
+    let found = own.window(WIDE, false);
+    assert!(found <= SMALL, "of the API's own: {found}");
+    let mut all = Vec::new();
+    for client in others {
+        let mut upload = Upload::begin(client, "/up/load");
+        assert!(upload.window(WIDE, true) >= WIDE, "passed on");
+        all.push(upload);
+    }
+    let mut upload = Upload::begin(first, "/up/load");
+    let found = upload.window(WIDE, false);
+    assert!(found <= SMALL, "one connection too many: {found}");
 }
 
 fn json(head: Builder) -> Builder {

@@ -244,17 +244,7 @@ fn what_was_queued_runs_after_a_restart() {
 /// Accepts more than can be done at once, ends the process by the signal, and looks at what becomes of it.
 fn accepted_then(signal: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().to_str().unwrap();
-    let arguments = [
-        "demo",
-        "--dir",
-        dir,
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-    ];
-    let process = Process::start(&arguments);
+    let process = Process::start_demo(folder.path(), &[]);
     let demo = Client::new(process.api, "demo", "demo");
     let mut accepted = Vec::new();
     for number in 0..8 {
@@ -266,7 +256,7 @@ fn accepted_then(signal: &str) {
     }
     process.signal(signal);
     process.wait();
-    let process = Process::start(&arguments);
+    let process = Process::start_demo(folder.path(), &[]);
     let demo = Client::new(process.api, "demo", "demo");
     for uri in &accepted {
         let status = demo.finished(uri);

@@ -14,6 +14,7 @@ use crate::harness::FILES;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
+use crate::harness::command_output;
 use crate::harness::eventually;
 use crate::harness::program;
 use crate::harness::settings_for_alice;
@@ -21,19 +22,6 @@ use crate::requirements::require_programs;
 use crate::runner::skip;
 
 const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
-
-/// Status, standard output and standard error of a command.
-fn run(arguments: &[&str], config: &Path) -> (i32, String, String) {
-    let output = program()
-        .args(arguments)
-        .arg("--config")
-        .arg(config)
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let code = output.status.code().unwrap();
-    (code, text(output.stdout), text(output.stderr))
-}
 
 /// A folder with a configuration that only this account can read.
 fn configured(text: &str) -> (TempDir, PathBuf) {
@@ -47,7 +35,7 @@ fn configured(text: &str) -> (TempDir, PathBuf) {
 /// The findings of one check, as JSON prints them.
 fn findings(config: &Path, more: &[&str], check: &str) -> Vec<String> {
     let arguments = [&["doctor", "--json"], more].concat();
-    let (_, out, err) = run(&arguments, config);
+    let (_, out, err) = command_output(&arguments, config);
     let about: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
     let all = about["findings"].as_array().unwrap().iter();
     let of_check = all.filter(|finding| finding["check"] == check);
@@ -71,7 +59,7 @@ fn doctor_finds_nothing_where_nothing_is_wrong() {
         fs::create_dir(folder.path().join(place)).unwrap();
     }
     let unit = ["doctor", "--unit", unit.to_str().unwrap()];
-    let (status, out, err) = run(&unit, &config);
+    let (status, out, err) = command_output(&unit, &config);
     if out.contains("disk: ") || out.contains("is not synchronized") {
         skip("the machine of this test has findings of its own");
     }
@@ -100,7 +88,7 @@ fn doctor_says_what_is_wrong_why_and_what_to_do() {
     let text = fs::read_to_string(&config).unwrap();
     let text = text.replace(&format!("\"{SECRET_HASH}\""), "\"file:alice.hash\"");
     fs::write(&config, text).unwrap();
-    let (status, out, err) = run(&["doctor"], &config);
+    let (status, out, err) = command_output(&["doctor"], &config);
     assert_eq!((status, err.as_str()), (1, ""), "{out}");
     for expected in [
         "secrets: ",
@@ -278,7 +266,7 @@ fn a_support_bundle_holds_no_secret_of_the_configuration() {
         "--log",
         log.to_str().unwrap(),
     ];
-    let (status, out, err) = run(&bundle, &config);
+    let (status, out, err) = command_output(&bundle, &config);
     assert_eq!(status, 0, "{out}{err}");
     let mode = fs::metadata(&archive).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "for this account alone");
@@ -330,7 +318,7 @@ fn a_support_bundle_holds_no_secret_of_the_configuration() {
         "how it does"
     );
 
-    let (status, _, err) = run(&bundle, &config);
+    let (status, _, err) = command_output(&bundle, &config);
     assert_eq!(status, 1, "nothing is overwritten: {err}");
     // Without a gateway, and with a configuration that cannot be used.
     gateway.kill();
@@ -341,7 +329,7 @@ fn a_support_bundle_holds_no_secret_of_the_configuration() {
     )
     .unwrap();
     fs::remove_file(&archive).unwrap();
-    let (status, out, err) = run(&bundle, &config);
+    let (status, out, err) = command_output(&bundle, &config);
     assert_eq!(status, 0, "{out}{err}");
     assert!(out.contains("problems.txt"), "{out}");
 }
@@ -380,7 +368,7 @@ fn operations_are_filtered_and_shown_with_everything() {
         for (arguments, expected) in rows {
             assert_eq!(list(&config, arguments), expected, "{when}: {arguments:?}");
         }
-        let (status, out, err) = run(&["operations", "show", &running], &config);
+        let (status, out, err) = command_output(&["operations", "show", &running], &config);
         assert_eq!((status, err.as_str()), (0, ""), "{when}: {out}");
         for expected in [
             "note: \"quarterly test\"",
@@ -399,14 +387,14 @@ fn operations_are_filtered_and_shown_with_everything() {
     ];
     for (arguments, status, expected) in refused {
         let arguments = [&["operations", "list"], arguments].concat();
-        let (found, _, err) = run(&arguments, &config);
+        let (found, _, err) = command_output(&arguments, &config);
         assert_eq!(found, status, "{arguments:?}: {err}");
         assert!(err.contains(expected), "{arguments:?}: {err}");
     }
     gateway.signal("TERM");
     gateway.wait();
     check("offline");
-    let (status, out, _) = run(&["operations", "cancel", &queued], &config);
+    let (status, out, _) = command_output(&["operations", "cancel", &queued], &config);
     assert_eq!(status, 0, "cancelled without a gateway: {out}");
     assert_eq!(
         list(&config, &["--state", "cancelled"]),
@@ -426,7 +414,7 @@ fn operations_are_filtered_and_shown_with_everything() {
 /// The numbers of the operations that are listed.
 fn list(config: &Path, filters: &[&str]) -> Vec<String> {
     let arguments = [&["operations", "list", "--json"], filters].concat();
-    let (status, out, err) = run(&arguments, config);
+    let (status, out, err) = command_output(&arguments, config);
     assert_eq!((status, err.as_str()), (0, ""), "{filters:?}: {out}");
     let seq = |line: &str| {
         let operation: Value = serde_json::from_str(line).unwrap();

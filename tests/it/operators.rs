@@ -10,22 +10,14 @@ use crate::client::Client;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
+use crate::harness::command_output;
 use crate::harness::eventually;
 use crate::harness::metric;
 use crate::harness::program;
 
 /// Status, standard output and standard error of `snapgate operations`.
 fn operations(config: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = program()
-        .arg("operations")
-        .args(arguments)
-        .arg("--config")
-        .arg(config)
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let code = output.status.code().unwrap();
-    (code, text(output.stdout), text(output.stderr))
+    command_output(&[&["operations"], arguments].concat(), config)
 }
 
 fn lines(text: &str) -> Vec<Value> {

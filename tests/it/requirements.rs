@@ -10,6 +10,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("bash", "Debian package bash"),
     ("chromium", "Debian package chromium"),
     ("curl", "Debian package curl"),
+    ("etcd", "tests/beds/etcd.sh install"),
+    ("etcdctl", "tests/beds/etcd.sh install"),
     ("fish", "Debian package fish"),
     ("h2load", "Debian package nghttp2-client"),
     ("haproxy", "Debian package haproxy"),

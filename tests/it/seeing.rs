@@ -18,9 +18,9 @@ use crate::harness::Gateway;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
+use crate::harness::command_output;
 use crate::harness::eventually;
 use crate::harness::metric;
-use crate::harness::program;
 use crate::passthrough::http;
 use crate::passthrough::route;
 use crate::passthrough::upstream::Upstream;
@@ -69,19 +69,6 @@ fn json_lines(file: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Status, standard output and standard error of a command on this configuration.
-fn run(arguments: &[&str], config: &Path) -> (i32, String, String) {
-    let output = program()
-        .args(arguments)
-        .arg("--config")
-        .arg(config)
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let code = output.status.code().unwrap();
-    (code, text(output.stdout), text(output.stderr))
-}
-
 #[apply(test)]
 fn the_log_level_is_changed_while_the_gateway_runs() {
     let gateway = Logged::start(
@@ -121,7 +108,7 @@ fn the_log_level_is_changed_while_the_gateway_runs() {
         (&["log-level"], 0, ""),
     ];
     for (arguments, status, expected) in rows {
-        let (found, out, err) = run(arguments, &config);
+        let (found, out, err) = command_output(arguments, &config);
         assert_eq!(found, status, "{arguments:?}: {out}{err}");
         let text = format!("{out}{err}");
         assert!(text.contains(expected), "{arguments:?}: {text}");
@@ -129,10 +116,10 @@ fn the_log_level_is_changed_while_the_gateway_runs() {
     restore();
     assert!(phases() > 1, "phases on the way too at level debug");
     eventually("the level returns by itself", || {
-        run(&["log-level"], &config).1 == "warn (as configured)\n"
+        command_output(&["log-level"], &config).1 == "warn (as configured)\n"
     });
-    run(&["log-level", "trace"], &config);
-    let (_, out, _) = run(&["log-level", "reset"], &config);
+    command_output(&["log-level", "trace"], &config);
+    let (_, out, _) = command_output(&["log-level", "reset"], &config);
     assert_eq!(out, "warn (as configured)\n", "on request");
 
     let changes: Vec<Value> = json_lines(&gateway.path("audit.jsonl"));
@@ -480,7 +467,7 @@ fn top_shows_one_frame_as_text_and_redraws_a_terminal_until_q() {
     eventually("the first health check", || {
         metric(gateway.process.admin, "snapgate_backend_up") > 0.0
     });
-    let (status, out, err) = run(&["top", "--once", "--interval", "200ms"], &config);
+    let (status, out, err) = command_output(&["top", "--once", "--interval", "200ms"], &config);
     assert_eq!((status, err.as_str()), (0, ""), "{out}");
     for expected in [
         "snapgate ",

@@ -21,22 +21,9 @@ struct Demo {
 fn demo() -> Demo {
     let folder = tempfile::tempdir().unwrap();
     Demo {
-        process: start(&folder),
+        process: Process::start_demo(folder.path(), &[]),
         folder,
     }
-}
-
-fn start(folder: &TempDir) -> Process {
-    let dir = folder.path().to_str().unwrap();
-    Process::start(&[
-        "demo",
-        "--dir",
-        dir,
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-    ])
 }
 
 /// A request of the page: its headers as printed, with real credentials and a true length.
@@ -205,7 +192,7 @@ fn a_restore_brings_the_bytes_back_and_a_restart_keeps_everything() {
     let Demo { process, folder } = demo;
     process.kill();
     let demo = Demo {
-        process: start(&folder),
+        process: Process::start_demo(folder.path(), &[]),
         folder,
     };
     let client = printed(&demo, &[CLOUD_VERSION]);
@@ -278,7 +265,7 @@ fn a_folder_that_is_not_the_demos_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(".snapgate-demo"), "").unwrap();
     fs::create_dir_all(folder.path().join("vms/33333")).unwrap();
-    drop(start(&folder));
+    drop(Process::start_demo(folder.path(), &[]));
     let image = folder.path().join("vms/33333/disk.img");
     assert!(image.exists(), "made to the end");
 }

@@ -7,9 +7,9 @@ use http::HeaderValue;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::transport::Address;
 use crate::adapters::transport::Client;
-use crate::adapters::transport::Credential;
 use crate::adapters::transport::Server;
 use crate::adapters::transport::ServerError;
+use crate::model::Credential;
 
 /// Where one server is, and how the gateway proves who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

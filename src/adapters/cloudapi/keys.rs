@@ -13,10 +13,10 @@ use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
 use crate::adapters::kind::WarningContext;
 use crate::adapters::transport::Address;
-use crate::adapters::transport::Credential;
 use crate::adapters::transport::ServerUrl;
 use crate::adapters::transport::tls_keys::TlsKeyNames;
 use crate::adapters::transport::tls_keys::TlsKeys;
+use crate::model::Credential;
 use crate::schema::Choice;
 use crate::schema::LocatedText;
 use crate::schema::Section;
@@ -101,6 +101,10 @@ impl AdapterKind for Config {
             return None;
         }
         Some(config)
+    }
+
+    fn is_local(&self) -> bool {
+        !matches!(self.address, Address::Https { .. })
     }
 
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {

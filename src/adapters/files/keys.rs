@@ -56,6 +56,10 @@ impl AdapterKind for Config {
         })
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         // What keeps the folders from being opened may pass, and other backends do not depend on it.
         Ok(Arc::new(Files::when_available(

@@ -90,6 +90,10 @@ impl AdapterKind for Config {
         Some(config)
     }
 
+    fn is_local(&self) -> bool {
+        !matches!(self.address, Address::Https { .. })
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         Ok(Arc::new(Incus::new(self, Arc::clone(&context.clock))?))
     }

@@ -5,7 +5,7 @@
 //! tests shows the same without the lint.
 //!
 //! Outermost first: the limit on callers' reads, retry of reads, the breaker, metrics, the time limit. Calls with an
-//! effect pass breaker, metrics and time limit only: they are never made twice.
+//! effect pass breaker, metrics and time limit only: they are never made twice. In a cluster the look at the lease comes last.
 
 #![cfg_attr(not(test), deny(clippy::missing_trait_methods))]
 
@@ -16,6 +16,7 @@ mod chaos;
 mod config;
 mod deadline;
 mod layered;
+mod leased;
 mod read_limit;
 mod retry;
 #[cfg(test)]
@@ -28,6 +29,8 @@ pub use chaos::InjectedFault;
 pub use chaos::Script;
 pub use config::Config;
 pub use layered::Layered;
+pub use leased::Leased;
+pub use leased::ended as lease_ended;
 
 use std::sync::Arc;
 

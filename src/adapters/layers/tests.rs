@@ -31,6 +31,10 @@ impl Clock for Paused {
     fn instant(&self) -> Instant {
         tokio::time::Instant::now().into_std()
     }
+
+    fn since_boot(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 struct Bed {
@@ -313,6 +317,7 @@ fn every_wrapper_states_every_method() {
         ("Layered", include_str!("layered.rs")),
         ("Annotate", include_str!("annotate.rs")),
         ("Chaos", include_str!("chaos.rs")),
+        ("Leased", include_str!("leased.rs")),
     ] {
         let stated = functions_of(source, &format!("\nimpl Adapter for {name} {{"));
         assert_eq!(stated, methods, "{name} forwards or answers every method");

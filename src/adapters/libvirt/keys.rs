@@ -63,6 +63,10 @@ impl AdapterKind for Config {
         })
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         Ok(Arc::new(Libvirt::new(
             self.clone(),

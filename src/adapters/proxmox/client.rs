@@ -13,8 +13,8 @@ use crate::adapters::proxmox::error::NativeError;
 use crate::adapters::proxmox::wire;
 use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
-use crate::adapters::transport::Credential;
 use crate::adapters::transport::Reply;
+use crate::model::Credential;
 use crate::model::Deadline;
 
 type NativeResult<T> = Result<T, NativeError>;

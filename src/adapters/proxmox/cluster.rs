@@ -17,7 +17,6 @@ use crate::adapters::proxmox::native_backup;
 use crate::adapters::proxmox::native_backup::NativeBackup;
 use crate::adapters::proxmox::restore_options;
 use crate::adapters::proxmox::wire;
-use crate::adapters::transport::Credential;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::Change;
@@ -47,8 +46,9 @@ impl Proxmox {
     /// [`ConfigError`] when something in the configuration cannot be used.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let author = config.user_and_token().ok_or(ConfigError::Token)?;
-        let credential =
-            Credential::proxmox_token(&config.token).map_err(|_unsendable| ConfigError::Token)?;
+        let credential = config
+            .credential()
+            .map_err(|_unsendable| ConfigError::Token)?;
         let api = Api::new(config.clients()?, credential);
         Ok(Self {
             api,

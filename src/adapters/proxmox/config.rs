@@ -8,6 +8,8 @@ use crate::adapters::transport::Client;
 use crate::adapters::transport::Server;
 use crate::adapters::transport::ServerError;
 use crate::adapters::transport::ServerTrust;
+use crate::model::Credential;
+use crate::model::CredentialError;
 use crate::model::Secret;
 
 /// One Proxmox VE cluster, or a single node.
@@ -124,6 +126,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// What the gateway sends as `Authorization`.
+    ///
+    /// # Errors
+    /// [`CredentialError`] when the token has a character that a header field cannot carry.
+    pub fn credential(&self) -> Result<Credential, CredentialError> {
+        Credential::with_scheme("PVEAPIToken=", &self.token)
+    }
+
     /// One client for each node; connects to nothing, reads the files.
     ///
     /// # Errors

@@ -20,7 +20,6 @@ use crate::adapters::survey::SurveyTrust;
 use crate::adapters::survey::SurveyedVm;
 use crate::adapters::survey::comment_text;
 use crate::adapters::survey::quote_toml;
-use crate::adapters::transport::Credential;
 use crate::adapters::transport::read_shown_fingerprint;
 use crate::model::Deadline;
 use crate::model::Secret;
@@ -152,8 +151,7 @@ impl ClusterContents {
             SurveyError::Failed(format!("{} ({})", error.fault.text, error.private()))
         };
         let invalid = |error: &dyn std::error::Error| SurveyError::Failed(error.to_string());
-        let credential =
-            Credential::proxmox_token(&config.token).map_err(|error| invalid(&error))?;
+        let credential = config.credential().map_err(|error| invalid(&error))?;
         let clients = config.clients().map_err(|error| invalid(&error))?;
         let api = Api::new(clients, credential);
         let version = api.version(by).await.map_err(failed)?.version;

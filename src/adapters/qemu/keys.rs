@@ -74,6 +74,10 @@ impl AdapterKind for Config {
         })
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         Ok(Arc::new(Qemu::new(
             self.clone(),

@@ -83,6 +83,11 @@ impl AdapterKind for Config {
         })
     }
 
+    fn is_local(&self) -> bool {
+        // A simulator in this process is another one in each gateway.
+        self.simulator.is_none()
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         Ok(match Remote::new(self) {
             Some(remote) => Arc::new(remote),

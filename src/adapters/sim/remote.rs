@@ -28,6 +28,7 @@ use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::preview_from_reads;
 use crate::adapters::backup_listing::query_by_listing;
+use crate::adapters::layers::lease_ended;
 use crate::adapters::sim::Config;
 use crate::adapters::sim::simulation;
 use crate::model::Backup;
@@ -58,6 +59,7 @@ use crate::model::VmId;
 use crate::model::VmPage;
 use crate::model::VmRange;
 use crate::public_text;
+use crate::runtime::lease;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -186,6 +188,8 @@ impl Remote {
             ))
             .because(error)
         })?;
+        // Connecting may have taken any time. Nothing waits between this and the write.
+        lease::check_current().map_err(lease_ended)?;
         let answer = exchange(stream, &line).await.map_err(|error| {
             let text = public_text!("The simulator did not answer, and the outcome is being determined. Wait for the final Status.");
             AdapterError::uncertain(FaultKind::Unavailable, text).because(error)

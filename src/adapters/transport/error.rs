@@ -1,9 +1,11 @@
 //! What goes wrong before an answer is there, and whether the VM manager may have seen the request.
 
 use std::error::Error as StdError;
-use std::io;
 
 use rustls::CertificateError;
+
+use crate::model::error_causes;
+use crate::model::error_chain;
 
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -67,55 +69,29 @@ impl TransportError {
     pub(super) fn from_request(error: reqwest::Error) -> Self {
         let error = error.without_url();
         if error.is_builder() {
-            return Self::Unsendable(chain(&error));
+            return Self::Unsendable(error_chain(&error));
         }
         if !error.is_connect() {
-            return Self::Lost(chain(&error));
+            return Self::Lost(error_chain(&error));
         }
         match refused_certificate(&error) {
             Some(why) => Self::Untrusted(certificate_problem(why)),
-            None => Self::Unreachable(chain(&error)),
+            None => Self::Unreachable(error_chain(&error)),
         }
     }
 
     /// From an answer that broke off.
     pub(super) fn from_body(error: reqwest::Error) -> Self {
-        Self::Lost(chain(&error.without_url()))
+        Self::Lost(error_chain(&error.without_url()))
     }
-}
-
-/// The error and everything behind it, in one line.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let next_text = cause.to_string();
-        if !text.ends_with(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// Why the server's certificate was refused, if the handshake ended because of it.
 fn refused_certificate<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e CertificateError> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(rustls::Error::InvalidCertificate(why)) = cause.downcast_ref() {
-            return Some(why);
-        }
-        // An I/O error does not name what it wraps as its source, but the source of that.
-        next = match cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(inner) => Some(inner),
-            None => cause.source(),
-        };
-    }
-    None
+    error_causes(error).find_map(|cause| match cause.downcast_ref() {
+        Some(rustls::Error::InvalidCertificate(why)) => Some(why),
+        Some(_) | None => None,
+    })
 }
 
 /// What is wrong with the server's certificate, and the key that helps.

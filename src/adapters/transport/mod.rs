@@ -4,9 +4,9 @@
 //! credentials from it. Every call has a deadline and every answer a largest size. An error says whether bytes may have
 //! reached the VM manager. HTTP/1.1 over TLS 1.2 or later, over a unix socket, or to a port of this machine.
 
-mod credential;
 mod error;
 mod fault;
+mod leased_body;
 mod server;
 mod server_url;
 mod shown_certificate;
@@ -16,8 +16,6 @@ pub(crate) mod tls_keys;
 #[cfg(test)]
 mod tests;
 
-pub use credential::Credential;
-pub use credential::CredentialError;
 pub use error::BuildError;
 pub use error::TransportError;
 pub use fault::timed_out_text;
@@ -51,8 +49,11 @@ use percent_encoding::AsciiSet;
 use percent_encoding::NON_ALPHANUMERIC;
 use percent_encoding::utf8_percent_encode;
 
+use crate::adapters::transport::leased_body::LeasedBody;
 use crate::model::Deadline;
 use crate::model::Secret;
+use crate::model::error_chain;
+use crate::runtime::lease;
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
@@ -156,6 +157,20 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// With these header fields instead of all others.
+    #[must_use]
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// With this body, of whatever type the header fields say.
+    #[must_use]
+    pub fn with_body(mut self, body: Vec<u8>) -> Self {
+        self.body = Some(body);
+        self
+    }
+
     /// With this header field.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -183,6 +198,26 @@ impl<'a> Call<'a> {
         );
         self.body = Some(body);
         self
+    }
+}
+
+/// The head of an answer whose body comes in pieces.
+#[derive(Debug)]
+pub struct StreamedReply {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields.
+    pub headers: HeaderMap,
+    answer: reqwest::Response,
+}
+
+impl StreamedReply {
+    /// The next piece; `None` at the end. Whoever calls sets a time limit.
+    ///
+    /// # Errors
+    /// [`TransportError::Lost`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
+        self.answer.chunk().await.map_err(TransportError::from_body)
     }
 }
 
@@ -240,7 +275,7 @@ impl Client {
         };
         let http = builder
             .build()
-            .map_err(|error| BuildError::Client(error::chain(&error)))?;
+            .map_err(|error| BuildError::Client(error_chain(&error)))?;
         reqwest::Url::parse(&base).map_err(|error| BuildError::Address(error.to_string()))?;
         Ok(Self {
             http,
@@ -255,9 +290,41 @@ impl Client {
     /// [`TransportError`]; [`TransportError::was_sent`] says whether the VM manager may have seen the request.
     pub async fn call(&self, call: Call<'_>, by: Deadline) -> Result<Reply, TransportError> {
         let until = tokio::time::Instant::from_std(by.instant());
-        if tokio::time::Instant::now() >= until {
+        if tokio::time::Instant::now() >= until || lease::check_current().is_err() {
             return Err(TransportError::TooLate);
         }
+        let url = match call.raw_target {
+            Some(target) => format!("{}{target}", self.base),
+            None => self.url(call.path, call.query)?,
+        };
+        let has_effect = call.method != Method::GET && call.method != Method::HEAD;
+        let mut request = self.http.request(call.method, url).headers(call.headers);
+        match lease::current().filter(|_| has_effect) {
+            Some(lease) => {
+                let body = LeasedBody::new(call.body.unwrap_or_default(), lease);
+                request = request.body(reqwest::Body::wrap(body));
+            }
+            None => {
+                if let Some(body) = call.body {
+                    request = request.body(body);
+                }
+            }
+        }
+        tokio::time::timeout_at(until, self.exchange(request))
+            .await
+            .unwrap_or(Err(TransportError::TimedOut))
+    }
+
+    /// Sends the request and returns as soon as the head of the answer is there.
+    ///
+    /// # Errors
+    /// [`TransportError`]; [`TransportError::was_sent`] says whether the server may have seen the request.
+    pub async fn begin(
+        &self,
+        call: Call<'_>,
+        by: Deadline,
+    ) -> Result<StreamedReply, TransportError> {
+        let until = tokio::time::Instant::from_std(by.instant());
         let url = match call.raw_target {
             Some(target) => format!("{}{target}", self.base),
             None => self.url(call.path, call.query)?,
@@ -266,9 +333,14 @@ impl Client {
         if let Some(body) = call.body {
             request = request.body(body);
         }
-        tokio::time::timeout_at(until, self.exchange(request))
-            .await
-            .unwrap_or(Err(TransportError::TimedOut))
+        let answer = tokio::time::timeout_at(until, request.send()).await;
+        let answer = answer.map_err(|_elapsed| TransportError::TimedOut)?;
+        let answer = answer.map_err(TransportError::from_request)?;
+        Ok(StreamedReply {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            answer,
+        })
     }
 
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Reply, TransportError> {

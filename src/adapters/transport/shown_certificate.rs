@@ -19,7 +19,7 @@ use rustls::pki_types::UnixTime;
 
 use crate::adapters::transport::BuildError;
 use crate::adapters::transport::Pin;
-use crate::adapters::transport::error::chain;
+use crate::model::error_chain;
 
 /// The SHA-256 of the certificate of an HTTPS server, which proves nothing until an operator has compared it.
 ///
@@ -57,7 +57,7 @@ pub(crate) async fn read_shown_fingerprint(
     let shown = *recorder.shown.lock();
     match (shown, answer) {
         (Some(pin), _) => Ok(pin),
-        (None, Err(error)) => Err(BuildError::Address(chain(&error.without_url()))),
+        (None, Err(error)) => Err(BuildError::Address(error_chain(&error.without_url()))),
         (None, Ok(_)) => Err(BuildError::Certificate("none was shown".to_owned())),
     }
 }

@@ -6,7 +6,9 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 
+use crate::model::Timestamp;
 use crate::runtime::Clock;
+use crate::runtime::Lease;
 use crate::runtime::SystemClock;
 use crate::runtime::Tasks;
 
@@ -256,5 +258,70 @@ async fn a_refused_certificate_names_the_remedy() {
             "{name}: {error:?}"
         );
         assert!(error.to_string().contains(expected), "{name}: {error}");
+    }
+}
+
+/// A clock on which a second passes with each look.
+#[derive(Debug, Default)]
+struct Passing(std::sync::atomic::AtomicU64);
+
+impl Clock for Passing {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn instant(&self) -> std::time::Instant {
+        SystemClock.instant()
+    }
+
+    fn since_boot(&self) -> Duration {
+        let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Duration::from_secs(before)
+    }
+}
+
+#[tokio::test]
+async fn no_byte_of_a_change_leaves_after_the_lease_however_long_connecting_took() {
+    // The first look is made at second 0, before the connection; the next one at second 1, when it is about to write.
+    for (name, method, body, seconds) in [
+        ("in time", Method::PUT, Some("words"), 60),
+        ("in time, no body", Method::DELETE, None, 60),
+        ("too late", Method::PUT, Some("words"), 1),
+        ("too late, no body", Method::DELETE, None, 1),
+        ("before the connection", Method::PUT, Some("words"), 0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let serving = server(&socket, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        let client = client(Endpoint::Unix(socket), 32);
+        let mut call = Call::new(method.clone(), &["a"]);
+        if let Some(body) = body {
+            call = call.with_body(body.as_bytes().to_vec());
+        }
+        let lease = Lease::until(
+            Duration::from_secs(seconds),
+            std::sync::Arc::new(Passing::default()),
+        );
+        let result = lease.within(client.call(call, by(700))).await;
+        if seconds == 0 {
+            assert!(!result.unwrap_err().was_sent(), "{name}: provably not");
+            serving.abort();
+            continue;
+        }
+        let seen = serving.await.unwrap();
+        if seconds == 60 {
+            assert_eq!(result.unwrap().status, StatusCode::OK, "{name}");
+            assert!(seen.starts_with(method.as_str()), "{name}: {seen}");
+            let length = body.map_or(0, str::len);
+            assert!(
+                seen.to_lowercase()
+                    .contains(&format!("content-length: {length}\r\n")),
+                "{name}: {seen}"
+            );
+            assert!(seen.ends_with(body.unwrap_or("\r\n\r\n")), "{name}: {seen}");
+        } else {
+            assert!(result.is_err(), "{name}");
+            assert_eq!(seen, "", "{name}: nothing arrived");
+        }
     }
 }

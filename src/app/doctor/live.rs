@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::app::active::ActiveOperations;
 use crate::app::doctor::backends::check_backend;
+use crate::app::doctor::etcd_members::check_etcd;
 use crate::app::doctor::finding::Examination;
 use crate::app::doctor::finding::Finding;
 use crate::app::doctor::machine;
@@ -12,7 +14,6 @@ use crate::app::doctor::sandbox;
 use crate::app::doctor::settings::check_settings;
 use crate::config::Settings;
 use crate::model::OperatorQuery;
-use crate::operations::BackendHandle;
 use crate::operations::Operations;
 use crate::operations::OperationsApi;
 use crate::operations::StoreAttention;
@@ -22,8 +23,7 @@ use crate::runtime::Clock;
 #[derive(Debug)]
 pub(crate) struct LiveDoctor {
     pub(crate) settings: Arc<Mutex<Settings>>,
-    pub(crate) backends: Vec<BackendHandle>,
-    pub(crate) operations: Arc<Operations>,
+    pub(crate) active: Arc<ActiveOperations>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -40,8 +40,11 @@ impl LiveDoctor {
                 check_settings(&settings, now, &mut about);
                 let folders = machine::written_folders(&settings);
                 about.add(machine::DISK, machine::check_disks(&folders));
-                let store = &settings.operations.store;
-                about.add(machine::STORE, machine::check_store_file_system(store));
+                let store = settings.operations.store.file();
+                about.add(
+                    machine::STORE,
+                    store.and_then(machine::check_store_file_system),
+                );
                 about.add(sandbox::SANDBOX, sandbox::check_own_sandbox(&folders));
                 about.add(sandbox::SANDBOX, sandbox::check_foreign_images(&settings));
                 about.add(sandbox::RIGHTS, sandbox::check_own_rights(&settings));
@@ -51,9 +54,15 @@ impl LiveDoctor {
         };
         let mut about = about;
         tracing::debug!(folders, "examined");
-        self.check_operations(&mut about).await;
+        check_etcd(&settings, &mut about).await;
+        let Some(term) = self.active.term() else {
+            about.skip(machine::STORE, "this gateway is on standby".to_owned());
+            about.skip("backends", "this gateway is on standby".to_owned());
+            return about;
+        };
+        self.check_operations(&term.operations, &mut about).await;
         for backend in &settings.backends {
-            let handle = self
+            let handle = term
                 .backends
                 .iter()
                 .find(|handle| handle.name == backend.name);
@@ -78,8 +87,8 @@ impl LiveDoctor {
     }
 
     /// The store, the clock against its records, and what waits for an operator.
-    async fn check_operations(&self, about: &mut Examination) {
-        let is_writable = self.operations.is_ready();
+    async fn check_operations(&self, operations: &Operations, about: &mut Examination) {
+        let is_writable = operations.is_ready();
         about.add(
             machine::STORE,
             (!is_writable).then(|| {
@@ -91,7 +100,7 @@ impl LiveDoctor {
                 )
             }),
         );
-        match self.operations.attention().await {
+        match operations.attention().await {
             Ok(attention) => about.add(machine::STORE, needs_attention(attention)),
             Err(error) => about.skip(machine::STORE, error.to_string()),
         }
@@ -99,7 +108,7 @@ impl LiveDoctor {
             limit: 1,
             ..OperatorQuery::default()
         };
-        if let Ok(newest) = self.operations.list_for_operator(&newest).await {
+        if let Ok(newest) = operations.list_for_operator(&newest).await {
             let written: Vec<_> = newest
                 .iter()
                 .map(|operation| (format!("operation {}", operation.seq), operation.created))

@@ -42,7 +42,11 @@ pub(crate) fn written_folders(settings: &Settings) -> Vec<WrittenFolder> {
         key: key.to_owned(),
         is_own: true,
     };
-    let mut all = vec![own("operations.store", &settings.operations.store)];
+    let operations = &settings.operations;
+    let mut all = match operations.store.file() {
+        Some(store) => vec![own("operations.store", store)],
+        None => vec![own("operations.operator_file", &operations.operator_file())],
+    };
     if let Some(audit) = &settings.logging.audit {
         all.push(own("log.audit", audit));
     }

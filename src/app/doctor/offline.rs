@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::adapters::layers;
 use crate::app::backends::build_adapter;
 use crate::app::doctor::backends::check_backend;
+use crate::app::doctor::etcd_members::check_etcd;
 use crate::app::doctor::finding::Examination;
 use crate::app::doctor::finding::Finding;
 use crate::app::doctor::live::needs_attention;
@@ -29,14 +31,17 @@ pub fn examine_installation(settings: &Settings, now: Timestamp) -> Examination 
     check_settings(settings, now, &mut about);
     let folders = machine::written_folders(settings);
     about.add(machine::DISK, machine::check_disks(&folders));
-    let store = &settings.operations.store;
-    about.add(machine::STORE, machine::check_store_file_system(store));
+    let store = settings.operations.store.file();
+    about.add(
+        machine::STORE,
+        store.and_then(machine::check_store_file_system),
+    );
     let modified = |file: &Path| {
         let modified = std::fs::metadata(file).ok()?.modified().ok()?;
         Some((file.display().to_string(), Timestamp::from_system(modified)))
     };
-    let files = settings.files.iter().chain([store]);
-    let written: Vec<_> = files.filter_map(|file| modified(file)).collect();
+    let files = settings.files.iter().map(PathBuf::as_path).chain(store);
+    let written: Vec<_> = files.filter_map(modified).collect();
     about.add(machine::CLOCK, machine::check_clock(now, &written));
     about
 }
@@ -49,6 +54,7 @@ pub async fn examine_offline(
 ) -> Examination {
     let mut about = Examination::default();
     check_store(settings, clock, metrics, &mut about).await;
+    check_etcd(settings, &mut about).await;
     for backend in &settings.backends {
         match build_adapter(backend, clock, &Tasks::default()) {
             Ok(adapter) => {

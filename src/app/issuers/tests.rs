@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -30,6 +31,10 @@ impl Clock for Paused {
 
     fn instant(&self) -> Instant {
         tokio::time::Instant::now().into_std()
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -13,7 +13,6 @@ use crate::cli::input::read_input;
 use crate::client::ClientError;
 use crate::client::ClientIdentity;
 use crate::client::Connection;
-use crate::client::Credential;
 use crate::client::DEFAULT_PROFILE;
 use crate::client::GatewayUrl;
 use crate::client::Patience;
@@ -21,6 +20,8 @@ use crate::client::Profile;
 use crate::client::ProfileFile;
 use crate::client::Trust;
 use crate::client::read_secret;
+use crate::model::Credential;
+use crate::model::CredentialError;
 use crate::model::Secret;
 use crate::model::limits;
 
@@ -206,9 +207,7 @@ fn find_credential(
     variable: &dyn Fn(&str) -> Option<String>,
     profile: &Profile,
 ) -> Result<Option<Credential>, ClientError> {
-    let invalid = |error: crate::client::CredentialError| {
-        ClientError::Usage(format!("the credentials {error}"))
-    };
+    let invalid = |error: CredentialError| ClientError::Usage(format!("the credentials {error}"));
     let bearer = |token: &Secret| Credential::bearer(token).map(Some).map_err(invalid);
     if let Some(file) = &arguments.token_file {
         return bearer(&read_secret_or_input(file)?);
@@ -327,7 +326,7 @@ mod tests {
         let found = find_connection(arguments, &read).map_err(|error| error.to_string())?;
         let credential = found
             .credential
-            .map(|found| found.authorization_for_tests());
+            .map(|found| found.value().reveal().to_owned());
         Ok(format!("{} {}", found.url, credential.unwrap_or_default()))
     }
 

@@ -4,6 +4,8 @@ pub(super) mod authentication;
 pub(super) mod backend;
 pub(super) mod certificate;
 pub(super) mod client_certificate;
+pub(super) mod cluster;
+pub(super) mod etcd;
 mod forms;
 pub(super) mod grant;
 pub(super) mod group;
@@ -37,6 +39,8 @@ pub(super) const ALL: &[Table] = &[
     issuer::TABLE,
     grant::TABLE,
     operations::TABLE,
+    etcd::TABLE,
+    cluster::TABLE,
     backend::TABLE,
     passthrough::TABLE,
     limits::TABLE,

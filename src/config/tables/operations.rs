@@ -9,11 +9,14 @@ use crate::schema::InheritedDuration;
 use crate::schema::declare_table;
 use crate::schema::duration;
 use crate::schema::integer;
+use crate::schema::optional_text;
 use crate::schema::required_text;
 
 declare_table! { "operations", false, "How changes are stored and run.",
-    STORE: Text = "store", required_text("path"), Restart,
-        "The file with all operations; it is created when absent, in a folder that exists.", Shown = "\"operations.sqlite\"";
+    STORE: Text = "store", required_text("path, or `etcd`"), Restart,
+        "The file with all operations; it is created when absent, in a folder that exists. `etcd` keeps them in the cluster of `[etcd]` instead; write `./etcd` for a file of that name.", Shown = "\"operations.sqlite\"";
+    OPERATOR_FILE: Text = "operator_file", optional_text("the store's name with `.operator`", "path"), Restart,
+        "The file by which commands on this machine find the running gateway and its token. Required with `store = \"etcd\"`.", Commented = "\"snapgate.operator\"";
     RETENTION: DurationValue = "retention", duration(limits::RETENTION, limits::RETENTION_MIN.as_secs(), 365 * 24 * 3600), Restart,
         "How long a finished Status is kept.";
     WHEN_BUSY: Choice = "when_busy", Choice { default: Some("queue"), allowed: &["queue", "refuse"] }, Restart,

@@ -13,6 +13,7 @@ use crate::config::BackendConfig;
 use crate::config::load;
 use crate::config::tests::load_text;
 use crate::config::tests::no_environment;
+use crate::model::Credential;
 use crate::model::Secret;
 
 #[test]
@@ -281,11 +282,11 @@ fn credentials_of_servers_come_from_files_and_the_environment() {
     let rows = [
         (
             "username = \"gate\"\npassword = \"file:p\"",
-            transport::Credential::basic("gate", &secret).unwrap(),
+            Credential::basic("gate", &secret).unwrap(),
         ),
         (
             "token = \"env:TOKEN\"",
-            transport::Credential::bearer(&secret).unwrap(),
+            Credential::bearer(&secret).unwrap(),
         ),
     ];
     for (more, expected) in rows {

@@ -1,6 +1,7 @@
 //! Whole files: the settings they load to, and every error with its exact words.
 
 mod backends;
+mod cluster;
 mod documentation;
 mod nested_tables;
 mod page;
@@ -90,7 +91,7 @@ fn every_error_of_a_file_is_reported_at_once() {
 fn single_errors_have_these_words() {
     let store = "[operations]\nstore = \"s\"\n";
     let rows = [
-        ("empty", "", "c.toml:1:1: operations.store: is required\n    hint: write store = \"...\" (path)\n\n1 error".to_owned()),
+        ("empty", "", "c.toml:1:1: operations.store: is required\n    hint: write store = \"...\" (path, or `etcd`)\n\n1 error".to_owned()),
         (
             "twice",
             "[log]\naccess = true\naccess = true\n",
@@ -212,7 +213,7 @@ fn defaults_are_those_of_the_rooms() {
         gate::Specification::default(),
         "specification"
     );
-    let store = found.operations.store.clone();
+    let store = found.operations.store.file().unwrap().to_owned();
     assert_eq!(
         found.operations,
         operations::Config::with_store(store),

@@ -1,10 +1,12 @@
-//! Forwards requests without a body in the task that has read them.
+//! Forwards requests in the task that has read them: those without a body, and those whose small body is there already.
 //!
 //! Pingora proxies through two halves with two channels and watches every idle connection with a task of its own. That suits bodies
 //! in both directions, and takes a third of the time of a plain read. Here one request is written and one response read, with
-//! Pingora's connections and parsers and the decisions of the same [`ForwardedRequest`]. Everything else goes through Pingora.
+//! Pingora's connections and parsers and the decisions of the same [`ForwardedRequest`]. Everything else goes through Pingora, also a
+//! small body that takes its time: what was read of it is in the buffer from which Pingora repeats requests.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -12,6 +14,7 @@ use http::HeaderValue;
 use http::Method;
 use http::header;
 use pingora::Error;
+use pingora::ErrorSource;
 use pingora::ErrorType;
 use pingora::OrErr as _;
 use pingora::connectors::ConnectorOptions;
@@ -33,9 +36,8 @@ use crate::listener::request_body::client_disconnected;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 
-/// Fields of requests with a body, an upgrade or hop-by-hop semantics, which are left to Pingora.
-static INVOLVED: [HeaderName; 9] = [
-    header::CONTENT_LENGTH,
+/// Fields of requests with a body of unknown length, an upgrade or hop-by-hop semantics, which are left to Pingora.
+static INVOLVED: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::EXPECT,
     header::UPGRADE,
@@ -46,7 +48,12 @@ static INVOLVED: [HeaderName; 9] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Connects to upstreams for requests without a body.
+/// Largest request body that is read before it is forwarded: as much as Pingora keeps to repeat a request.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long such a body may take to arrive. Most come in the same packet as their head.
+const BODY_PATIENCE: Duration = Duration::from_millis(5);
+
+/// Connects to upstreams for the requests that are forwarded here.
 pub(in crate::listener) struct FastPath(TransportConnector);
 
 impl fmt::Debug for FastPath {
@@ -64,20 +71,78 @@ impl FastPath {
     }
 }
 
-/// Whether a request is a GET without body, upgrade or hop-by-hop fields.
-pub(in crate::listener) fn is_fast_path_request(session: &ServerSession, upgrade: bool) -> bool {
+/// The body of a request that is forwarded here: empty for a GET without one. `None` for requests with a large body or one of
+/// unknown length, an upgrade or hop-by-hop fields, and for those whose body has not arrived yet.
+///
+/// # Errors
+/// The body cannot be read.
+pub(in crate::listener) async fn read_fast_path_body(
+    session: &mut ServerSession,
+    upgrade: bool,
+) -> pingora::Result<Option<Bytes>> {
+    match fast_path_length(session, upgrade) {
+        None => Ok(None),
+        Some(0) => Ok(Some(Bytes::new())),
+        Some(length) => read_prompt_body(session, length).await,
+    }
+}
+
+/// The length of the body of a request that may be forwarded here.
+fn fast_path_length(session: &mut ServerSession, upgrade: bool) -> Option<usize> {
+    let is_empty = session.is_body_empty();
     let head = session.req_header();
-    let connection = || head.headers.get_all(header::CONNECTION).iter();
-    // Field names are forwarded in the case in which they were sent, which HTTP/2 does not have.
-    !session.is_http2()
-        && head.has_case()
-        && !upgrade
-        && head.method == Method::GET
+    let mut connection = head.headers.get_all(header::CONNECTION).iter();
+    let is_plain = !upgrade
+        // Field names are forwarded in the case in which they were sent, which HTTP/2 does not have.
+        && (session.is_http2() || head.has_case())
         && !head.headers.keys().any(|key| INVOLVED.contains(key))
-        && connection().all(|value| {
+        && connection.all(|value| {
             let value = value.as_bytes();
             value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
-        })
+        });
+    if !is_plain {
+        return None;
+    }
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else {
+        return (head.method == Method::GET && is_empty).then_some(0);
+    };
+    // The response to a HEAD is framed by its request, which Pingora's parser would have to know.
+    if lengths.next().is_some() || head.method == Method::HEAD || head.method == Method::CONNECT {
+        return None;
+    }
+    let number: usize = length.to_str().ok()?.parse().ok()?;
+    // Forwarded as it was sent, so it must be what every reader takes for this number.
+    let is_usual = number.to_string().as_bytes() == length.as_bytes();
+    (is_usual && number <= BODY_BYTES_MAX && is_empty == (number == 0)).then_some(number)
+}
+
+/// Reads a body of known length; `None` if it does not arrive at once.
+async fn read_prompt_body(
+    session: &mut ServerSession,
+    length: usize,
+) -> pingora::Result<Option<Bytes>> {
+    // Pingora begins with the pieces in this buffer, if the request is left to it.
+    session.enable_retry_buffering();
+    match tokio::time::timeout(BODY_PATIENCE, read_to_end(session)).await {
+        Ok(read) => read?,
+        Err(_) => return Ok(None),
+    }
+    Ok(session
+        .get_retry_buffer()
+        .filter(|body| body.len() == length))
+}
+
+/// Reads a body, which the session keeps in its buffer.
+async fn read_to_end(session: &mut ServerSession) -> pingora::Result<()> {
+    // Ends: the length is known and small.
+    while !session.is_body_done() {
+        let read = session.read_request_body().await;
+        if read.map_err(|error| error.into_down())?.is_none() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A request head that is being written.
@@ -93,6 +158,21 @@ impl HeadText {
     fn field(&mut self, name: &[u8], value: &HeaderValue) {
         self.add([name, b": ", value.as_bytes(), b"\r\n"]);
     }
+
+    /// The fields of a request of HTTP/2, in which each cookie may be a field of its own (RFC 9113 section 8.2.3).
+    fn http2_fields(&mut self, head: &RequestHeader, is_left_out: impl Fn(&HeaderName) -> bool) {
+        for name in head.headers.keys().filter(|name| !is_left_out(name)) {
+            let mut values = head.headers.get_all(name).iter();
+            if *name != header::COOKIE {
+                values.for_each(|value| self.field(name.as_str().as_bytes(), value));
+                continue;
+            }
+            let first = values.next().map(HeaderValue::as_bytes).unwrap_or_default();
+            self.add([b"cookie: ", first, b"", b""]);
+            values.for_each(|value| self.add([b"; ", value.as_bytes(), b"", b""]));
+            self.add([b"\r\n", b"", b"", b""]);
+        }
+    }
 }
 
 /// Room for the head of most requests, in bytes.
@@ -101,6 +181,8 @@ const HEAD_BYTES: usize = 1024;
 /// What forwarding needs besides the request.
 pub(in crate::listener) struct ForwardContext<'a> {
     pub(in crate::listener) session: &'a mut ServerSession,
+    /// The whole request body.
+    pub(in crate::listener) body: Bytes,
     pub(in crate::listener) upstreams: &'a Upstreams,
     pub(in crate::listener) fast_path: &'a FastPath,
     pub(in crate::listener) clock: &'a dyn Clock,
@@ -128,10 +210,23 @@ impl ForwardedRequest {
     }
 
     async fn forward_once(&mut self, context: &mut ForwardContext<'_>) -> pingora::Result<()> {
+        let body = &context.body;
+        if !body.is_empty() {
+            self.count_body(
+                &mut Some(body.clone()),
+                true,
+                false,
+                context.clock.instant(),
+            )?;
+        }
         // Encoded before a connection is taken, so that a head that cannot be forwarded costs none.
-        let request = self.encode_head(context.session.req_header())?;
-        let mut upstream = self.send_request(&request, context).await?;
-        while self.forward_response_head(&mut upstream, context).await? {}
+        let request = self.encode_request(context.session, body)?;
+        let (mut upstream, unsent) = self.send_request(&request, context).await?;
+        let is_sent = unsent.is_none();
+        if let Err(error) = self.forward_response_heads(&mut upstream, context).await {
+            let is_of_upstream = *error.esource() == ErrorSource::Upstream;
+            return Err(unsent.filter(|_| is_of_upstream).unwrap_or(error));
+        }
         // A response without a body still has to be ended, or the client would wait for it.
         let mut ended = upstream.is_body_done();
         if ended {
@@ -148,16 +243,27 @@ impl ForwardedRequest {
             ended = piece.is_none() || upstream.is_body_done();
             write_piece(context.session, piece.unwrap_or_default(), ended).await?;
         }
-        // Reused only if the upstream allows it and the whole body was read.
+        // Reused only if the upstream allows it, and both bodies were transferred to their ends.
         upstream.respect_keepalive();
-        if let Some(stream) = upstream.reuse().await {
+        if is_sent && let Some(stream) = upstream.reuse().await {
             self.keep_connection(stream, context.clock.instant());
         }
         Ok(())
     }
 
-    /// The request head as sent to the upstream.
-    fn encode_head(&self, head: &RequestHeader) -> pingora::Result<Vec<u8>> {
+    /// Forwards interim response heads and the final one.
+    async fn forward_response_heads(
+        &mut self,
+        upstream: &mut HttpSession,
+        context: &mut ForwardContext<'_>,
+    ) -> pingora::Result<()> {
+        while self.forward_response_head(upstream, context).await? {}
+        Ok(())
+    }
+
+    /// The request as sent to the upstream.
+    fn encode_request(&self, session: &ServerSession, body: &Bytes) -> pingora::Result<Vec<u8>> {
+        let head = session.req_header();
         let pass = &self.pass;
         let target = pass.target.as_bytes();
         // Written as it is into the request line: a space or a line end in it would begin another request.
@@ -167,12 +273,16 @@ impl ForwardedRequest {
                 "invalid target for the upstream",
             );
         }
-        let mut text = HeadText(Vec::with_capacity(HEAD_BYTES));
-        text.add([b"GET ", target, b" HTTP/1.1\r\n", b""]);
+        let mut text = HeadText(Vec::with_capacity(HEAD_BYTES.saturating_add(body.len())));
+        let method = head.method.as_str().as_bytes();
+        text.add([method, b" ", target, b" HTTP/1.1\r\n"]);
         let own = pass.route.host == HostRule::Upstream;
         if own || !head.headers.contains_key(header::HOST) {
-            let label = self.upstream_label().unwrap_or_default();
-            text.add([b"Host: ", label.as_bytes(), b"\r\n", b""]);
+            // In HTTP/2 the authority takes the place of `Host`.
+            let sent = head.uri.authority().filter(|_| !own);
+            let host = sent.map(http::uri::Authority::as_str);
+            let host = host.or_else(|| self.upstream_label()).unwrap_or_default();
+            text.add([b"Host: ", host.as_bytes(), b"\r\n", b""]);
         }
         // `Connection` speaks of the client's connection, not of this one (RFC 9110 section 7.6.1).
         let is_left_out = |name: &HeaderName| {
@@ -181,25 +291,29 @@ impl ForwardedRequest {
                 || pass.edit.set.iter().any(|(set, _)| set == name)
                 || pass.edit.drops(name)
         };
-        let as_sent = head.case_header_iter().map(|header| header.0);
-        for ((name, value), as_sent) in head.headers.iter().zip(as_sent) {
-            if !is_left_out(name) {
-                text.field(as_sent.as_slice(), value);
+        if session.is_http2() {
+            text.http2_fields(head, is_left_out);
+        } else {
+            let as_sent = head.case_header_iter().map(|header| header.0);
+            for ((name, value), as_sent) in head.headers.iter().zip(as_sent) {
+                if !is_left_out(name) {
+                    text.field(as_sent.as_slice(), value);
+                }
             }
         }
         for (name, value) in &pass.edit.set {
             text.field(name.as_str().as_bytes(), value);
         }
-        text.add([b"\r\n", b"", b"", b""]);
+        text.add([b"\r\n", body, b"", b""]);
         Ok(text.0)
     }
 
-    /// Sends the request. Returns the session from which the response is read.
+    /// Sends the request. Returns the session from which the response is read, and why the body was not sent to its end.
     async fn send_request(
         &self,
         request: &[u8],
         context: &ForwardContext<'_>,
-    ) -> pingora::Result<HttpSession> {
+    ) -> pingora::Result<(HttpSession, Option<Box<Error>>)> {
         let mut stream = match self.take_idle_connection(context.clock.instant()) {
             Some(stream) => stream,
             None => {
@@ -210,7 +324,7 @@ impl ForwardedRequest {
         // Kept connections as well: so no path can forget the check, and it costs one comparison.
         self.check_connection(stream.get_ssl_digest().as_deref())?;
         let timeouts = &self.lease()?.pool.config.timeouts;
-        // One write for the whole head, so that it leaves in one packet.
+        // One write for the whole request, so that a small one leaves in one packet.
         let writing = async {
             stream.write_all(request).await?;
             stream.flush().await
@@ -219,10 +333,17 @@ impl ForwardedRequest {
             Ok(written) => written.or_err(ErrorType::WriteError, "sending the request"),
             Err(_) => Error::e_explain(ErrorType::WriteTimedout, "sending the request"),
         };
-        written.map_err(|error| error.into_up())?;
+        let unsent = match written.map_err(|error| error.into_up()) {
+            Ok(()) => None,
+            // An upstream that does not want the body may have answered before it closed the connection.
+            Err(error) if *error.etype() == ErrorType::WriteError && !context.body.is_empty() => {
+                Some(error)
+            }
+            Err(error) => return Err(error),
+        };
         let mut upstream = HttpSession::new(stream);
         upstream.read_timeout = Some(timeouts.read);
-        Ok(upstream)
+        Ok((upstream, unsent))
     }
 
     /// Forwards a response head. Returns true if it is an interim one, so that another follows.
@@ -317,7 +438,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_plain_gets_take_the_fast_path() {
+    async fn plain_gets_and_small_bodies_of_known_length_take_the_fast_path() {
+        let length = |length: &str| format!("Content-Length: {length}\r\n");
+        let lengths = [
+            length("0"),
+            length("5"),
+            length("65536"),
+            length("65537"),
+            length("05"),
+        ];
+        let [none, five, most, more, padded] = lengths.each_ref().map(String::as_str);
         // request line, fields, upgrade allowed, takes the fast path
         let rows = [
             ("GET / HTTP/1.1", "", false, true),
@@ -325,6 +455,17 @@ mod tests {
             ("GET / HTTP/1.1", "", true, false),
             ("GET / HTTP/1.1", "Connection: Keep-Alive\r\n", false, true),
             ("GET / HTTP/1.1", "Connection: close\r\n", false, true),
+            ("GET / HTTP/1.1", none, false, true),
+            ("GET / HTTP/1.1", five, false, true),
+            ("POST / HTTP/1.1", none, false, true),
+            ("POST / HTTP/1.1", five, false, true),
+            ("POST / HTTP/1.0", five, false, true),
+            ("PUT / HTTP/1.1", most, false, true),
+            ("PUT / HTTP/1.1", more, false, false),
+            ("PUT / HTTP/1.1", padded, false, false),
+            ("HEAD / HTTP/1.1", five, false, false),
+            ("POST / HTTP/1.1", five, true, false),
+            ("POST / HTTP/1.1", "", false, false),
             (
                 "GET / HTTP/1.1",
                 "Connection: close, X-A\r\nX-A: 1\r\n",
@@ -337,7 +478,6 @@ mod tests {
                 false,
                 false,
             ),
-            ("GET / HTTP/1.1", "Content-Length: 0\r\n", false, false),
             (
                 "GET / HTTP/1.1",
                 "Transfer-Encoding: chunked\r\n",
@@ -355,13 +495,31 @@ mod tests {
             ("DELETE / HTTP/1.1", "", false, false),
         ];
         for (line, fields, upgrade, expected) in rows {
-            let (session, _client) = session(&format!("{line}\r\nHost: x\r\n{fields}\r\n")).await;
-            assert_eq!(
-                is_fast_path_request(&session, upgrade),
-                expected,
-                "{line} {fields:?} {upgrade}"
-            );
+            let text = format!("{line}\r\nHost: x\r\n{fields}\r\n");
+            let (mut session, _client) = session(&text).await;
+            let length = fast_path_length(&mut session, upgrade);
+            assert_eq!(length.is_some(), expected, "{line} {fields:?} {upgrade}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_takes_its_time_is_left_to_pingora_with_what_was_read() {
+        let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n";
+        let (mut prompt, _client) = session(&format!("{head}0123456789")).await;
+        let body = read_fast_path_body(&mut prompt, false).await.unwrap();
+        assert_eq!(body.as_deref(), Some(&b"0123456789"[..]), "prompt");
+        let (mut slow, mut client) = session(&format!("{head}01234")).await;
+        let body = read_fast_path_body(&mut slow, false).await.unwrap();
+        assert_eq!(body, None, "not yet");
+        let kept = slow.get_retry_buffer();
+        assert_eq!(kept.as_deref(), Some(&b"01234"[..]), "for Pingora");
+        client.write_all(b"56789").await.unwrap();
+        let rest = slow.read_request_body().await.unwrap();
+        assert_eq!(rest.as_deref(), Some(&b"56789"[..]), "the rest");
+        let (mut cut, client) = session(&format!("{head}01234")).await;
+        drop(client);
+        let error = read_fast_path_body(&mut cut, false).await.unwrap_err();
+        assert_eq!(*error.esource(), ErrorSource::Downstream, "disconnected");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! `config` describes the upstreams of a route and `upstreams` holds the pools of all routes. `pool` selects an upstream and tracks
 //! its health, `peer` sets how it is connected to, `health_check` resolves names and checks health. `forwarded_request` follows one
-//! request and `response_head` makes response heads anew. `fast_path` forwards requests without a body over the connections that
-//! `idle_connections` keeps, and `upgrade` makes WebSocket upgrades reliable.
+//! request and `response_head` makes response heads anew. `fast_path` forwards requests with no or a small body over the connections
+//! that `idle_connections` keeps, and `upgrade` makes WebSocket upgrades reliable.
 
 mod config;
 mod fast_path;
@@ -33,6 +33,6 @@ pub use upstreams::Upstreams;
 
 pub(super) use fast_path::FastPath;
 pub(super) use fast_path::ForwardContext;
-pub(super) use fast_path::is_fast_path_request;
+pub(super) use fast_path::read_fast_path_body;
 pub(super) use forwarded_request::ForwardedRequest;
 pub(super) use peer::NO_AUTHORITIES;

@@ -70,6 +70,16 @@ impl Operator for NoOperations {
     async fn examine(&self) -> Result<serde_json::Value, OperatorError> {
         Ok(serde_json::Value::Null)
     }
+    async fn cluster(&self) -> Result<serde_json::Value, OperatorError> {
+        Ok(serde_json::Value::Null)
+    }
+    async fn change_cluster(
+        &self,
+        _change: ClusterChange,
+        _caller: OperatorCaller<'_>,
+    ) -> Result<serde_json::Value, OperatorError> {
+        Ok(serde_json::Value::Null)
+    }
     async fn show(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
         Err(OperatorError::NoSuchOperation(seq.to_string()))
     }

@@ -17,6 +17,7 @@ use crate::operations::change_feed::ChangeFeed;
 use crate::operations::list_query::ListPage;
 use crate::operations::list_query::ListQuery;
 use crate::operations::store::error::StoreError;
+use crate::runtime::Stop;
 
 /// The result of a create.
 #[derive(Clone, Debug)]
@@ -90,6 +91,16 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
 
     /// When a gateway last recorded that it is running on this store.
     async fn last_heartbeat(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Given when another gateway may write, so that this one must not; `None` for a store that no other can take over.
+    fn lost(&self) -> Option<Stop> {
+        None
+    }
+
+    /// Whether it answered lately, as far as that is known without a write.
+    fn is_reachable(&self) -> bool {
+        true
+    }
 
     /// Writes what was handed in, then refuses everything and frees the file.
     async fn close(&self);

@@ -18,6 +18,9 @@ pub(crate) enum StoreError {
     /// It may or may not have been applied: read it back before anything else.
     #[error("outcome of the write unknown: {0}")]
     Indeterminate(String),
+    /// Not applied, and never to be tried again by this process: another gateway may have taken over.
+    #[error("this gateway may not write any more: {0}")]
+    Fenced(String),
     /// The disk or the file failed. Everything is refused from now on; the process must end.
     #[error("store failed: {0}")]
     Fatal(String),
@@ -31,6 +34,7 @@ impl StoreError {
             Self::KeyReused(_) => "key-reused",
             Self::Unavailable(_) => "unavailable",
             Self::Indeterminate(_) => "indeterminate",
+            Self::Fenced(_) => "fenced",
             Self::Fatal(_) => "fatal",
         }
     }
@@ -39,9 +43,11 @@ impl StoreError {
     pub(crate) const fn public_fault(&self) -> StoreFault {
         match self {
             Self::Fatal(_) => StoreFault::Failed,
-            Self::Conflict | Self::KeyReused(_) | Self::Unavailable(_) | Self::Indeterminate(_) => {
-                StoreFault::Unavailable
-            }
+            Self::Conflict
+            | Self::KeyReused(_)
+            | Self::Unavailable(_)
+            | Self::Indeterminate(_)
+            | Self::Fenced(_) => StoreFault::Unavailable,
         }
     }
 }

@@ -27,7 +27,7 @@ struct Read {
 
 /// Why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RecordError {
+pub(in crate::operations) enum RecordError {
     /// Written by a newer version.
     #[error("format {0} is not supported by this version")]
     Format(u16),

@@ -13,6 +13,7 @@ use crate::operations::AcceptError;
 use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::StoreFault;
+use crate::operations::StoreLocation;
 use crate::operations::maintenance;
 use crate::operations::testing::Reply;
 use crate::operations::testing::restore;
@@ -66,7 +67,10 @@ impl Drop for SmallFileSystem {
 async fn a_full_disk_refuses_changes_answers_reads_and_recovers_when_there_is_space() {
     let small = SmallFileSystem::new();
     let file = small.path().join("operations.db");
-    let mut fixture = Fixture::with(Recovery::Listable, |setup| setup.config.store = file).await;
+    let mut fixture = Fixture::with(Recovery::Listable, |setup| {
+        setup.config.store = StoreLocation::File(file)
+    })
+    .await;
     fixture.adapter.set_task_reply("vm", Reply::Done);
     let first = fixture.accept(restore("vm", "b")).await;
     fixture.wait_for_end(first).await;

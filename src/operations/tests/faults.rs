@@ -46,6 +46,7 @@ use crate::operations::testing::restore;
 use crate::operations::testing::submission;
 use crate::operations::testing::test_deadline;
 use crate::operations::testing::update;
+use crate::runtime::Lease;
 use crate::runtime::Tasks;
 
 /// How a write fails.
@@ -209,8 +210,9 @@ async fn change_with(
         clock: Arc::<crate::runtime::ManualClock>::clone(&setup.clock),
         metrics: setup.metrics.clone(),
         tasks: Tasks::default(),
+        lease: Lease::unlimited(),
     };
-    let file = setup.config.store.clone();
+    let file = setup.config.store.file().unwrap().to_owned();
     let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
     let store = FaultyStore {
         inner: inner.unwrap(),
@@ -417,8 +419,9 @@ async fn run_until_store_dies(
         clock: Arc::<crate::runtime::ManualClock>::clone(&setup.clock),
         metrics: setup.metrics.clone(),
         tasks: Tasks::default(),
+        lease: Lease::unlimited(),
     };
-    let file = setup.config.store.clone();
+    let file = setup.config.store.file().unwrap().to_owned();
     let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
     let store = FaultyStore {
         inner: inner.unwrap(),

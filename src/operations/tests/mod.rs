@@ -13,6 +13,7 @@ mod preconditions;
 mod queue;
 mod restart;
 mod simulation;
+mod two_gateways;
 mod views;
 
 use std::future::Future;

@@ -34,9 +34,9 @@ async fn a_store_of_format_2_is_read_and_continued() {
 async fn read_and_continue(golden: &str) {
     let mut fixture = Fixture::new().await;
     fixture.operations.stop().await;
-    fs::remove_file(&fixture.setup.config.store).unwrap();
+    fs::remove_file(fixture.setup.config.store.file().unwrap()).unwrap();
     let text = fs::read_to_string(golden).unwrap();
-    let db = rusqlite::Connection::open(&fixture.setup.config.store).unwrap();
+    let db = rusqlite::Connection::open(fixture.setup.config.store.file().unwrap()).unwrap();
     db.execute_batch(&text).expect("the golden file is SQL");
     db.close().unwrap();
     for vm in ["vm-1", "vm-3", "vm-5"] {

@@ -52,7 +52,7 @@ fn record_left_in(phase: Phase, seq: u64, backup: &str) -> Operation {
 
 /// Writes records into the store of a fixture while it is closed.
 fn write_records(setup: &TestSetup, records: Vec<Operation>) -> impl Future<Output = ()> {
-    let file = setup.config.store.clone();
+    let file = setup.config.store.file().unwrap().to_owned();
     let (clock, metrics) = (Arc::clone(&setup.clock), setup.metrics.clone());
     async move {
         let store = SqliteStore::open(file, clock, metrics).unwrap();
@@ -313,7 +313,7 @@ async fn one_unreadable_record_stops_nothing() {
         record_left_in(Phase::Accepted, 9, "b"),
     ];
     write_records(&fixture.setup, records).await;
-    let db = rusqlite::Connection::open(&fixture.setup.config.store).unwrap();
+    let db = rusqlite::Connection::open(fixture.setup.config.store.file().unwrap()).unwrap();
     db.execute_batch("UPDATE operations SET record = '{}' WHERE seq = 8")
         .unwrap();
     drop(db);

@@ -1,5 +1,11 @@
 //! Log lines and access log lines as text or JSON, and the process-wide audit trail.
 
+mod access_line;
+pub(in crate::telemetry) mod line_time;
+pub(in crate::telemetry) mod queue;
+#[cfg(test)]
+mod queue_tests;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +18,6 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Format;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::model::TraceContext;
 use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditTrail;
 use crate::telemetry::AuditWriteError;
@@ -24,11 +29,25 @@ use crate::telemetry::context_fields::TextLines;
 use crate::telemetry::escape::Escaping;
 use crate::telemetry::journal::JournalLayer;
 use crate::telemetry::json_lines::JsonLines;
+use crate::telemetry::log::access_line::AccessCopy;
+use crate::telemetry::log::access_line::emit_access;
+use crate::telemetry::log::line_time::LineTime;
+use crate::telemetry::log::queue::Line;
+use crate::telemetry::log::queue::LineWriter;
+use crate::telemetry::log::queue::LogQueue;
+use crate::telemetry::log::queue::QUEUE;
 use crate::telemetry::log_level::FilterParts;
 use crate::telemetry::log_level::LevelSwitch;
 
 static TRAIL: OnceLock<Arc<AuditTrail>> = OnceLock::new();
 static LEVEL: OnceLock<LevelSwitch> = OnceLock::new();
+
+/// How long the end of the process waits for lines that a blocked destination does not take.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+/// The same for a thread that panicked, which may be one that serves requests.
+const PANIC_TIME_MAX: Duration = Duration::from_millis(200);
+
+pub use access_line::AccessRecord;
 
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -47,41 +66,9 @@ pub enum LogError {
     /// Logging was started before.
     #[error("logging is already initialized")]
     Again,
-}
-
-/// One completed request. Text from clients is escaped in both formats.
-#[derive(Clone, Copy, Debug)]
-pub struct AccessRecord<'a> {
-    /// The id of the request.
-    pub request: &'a str,
-    /// The trace that the request is a part of.
-    pub trace: Option<TraceContext>,
-    /// The address the connection came from.
-    pub peer: &'a str,
-    /// The address of the client: the peer, or the one that a trusted proxy forwarded.
-    pub client: &'a str,
-    /// The method, a bounded word.
-    pub method: &'a str,
-    /// The route, a bounded word.
-    pub route: &'a str,
-    /// The status code of the response.
-    pub status: u16,
-    /// Bytes of the response body.
-    pub bytes: u64,
-    /// From receiving the request head to sending the last byte of the response.
-    pub took: Duration,
-    /// The authenticated caller, if there is one.
-    pub principal: Option<&'a str>,
-    /// The request target, as sent.
-    pub target: &'a str,
-    /// The `User-Agent` of the client.
-    pub user_agent: Option<&'a str>,
-    /// The operation that was accepted or joined.
-    pub operation: Option<u64>,
-    /// The configured name of the pass-through route.
-    pub passthrough: Option<&'a str>,
-    /// The upstream that received the request, as the configured host and port.
-    pub upstream: Option<&'a str>,
+    /// The thread that writes the lines cannot be started.
+    #[error("cannot start the thread of the log")]
+    Thread(#[source] io::Error),
 }
 
 /// What is logged, and where the audit trail is written.
@@ -97,6 +84,8 @@ pub struct LogConfig {
     pub quiet: &'static str,
     /// Whether every request is logged.
     pub access: bool,
+    /// Whether a thread of its own writes the lines, so that no other thread waits for standard error. [`close_log`] ends it.
+    pub queued: bool,
     /// The file of the audit trail; standard error when absent.
     pub audit: Option<PathBuf>,
     /// Whether changes are refused while the audit trail cannot be written.
@@ -108,15 +97,44 @@ pub struct LogConfig {
 /// # Errors
 /// [`LogError`]; logging is then not set up.
 pub fn init_logging(config: LogConfig, metrics: Arc<Metrics>) -> Result<(), LogError> {
-    let (made, switch) = subscriber(&config, io::stderr)?;
+    let queue = config.queued.then(|| LogQueue::new(Arc::clone(&metrics)));
+    let writer = LineWriter(queue.clone());
+    let (made, switch) = subscriber(&config, move || writer.clone())?;
     // Before the trail is opened: opening it can log that its last line is incomplete.
     tracing_subscriber::util::SubscriberInitExt::try_init(made)
         .map_err(|_error| LogError::Again)?;
     LEVEL.set(switch).map_err(|_switch| LogError::Again)?;
+    if let Some(queue) = queue {
+        // After the subscriber, which formats the access lines.
+        queue
+            .start(Box::new(io::stderr()))
+            .map_err(LogError::Thread)?;
+        QUEUE.set(queue).map_err(|_queue| LogError::Again)?;
+        flush_at_panics();
+    }
     let file = config.audit.clone().unwrap_or_default();
     let trail = AuditTrail::open(config.audit, config.audit_required, metrics);
     let trail = trail.map_err(|source| LogError::Audit { file, source })?;
     TRAIL.set(Arc::new(trail)).map_err(|_trail| LogError::Again)
+}
+
+/// Lines that were logged before a panic are written even if the process ends with it.
+fn flush_at_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if let Some(queue) = QUEUE.get() {
+            queue.flush(PANIC_TIME_MAX);
+        }
+    }));
+}
+
+/// Writes all log lines that wait, as far as standard error takes them within two seconds. Later lines are written at once by
+/// those who log them.
+pub fn close_log() {
+    if let Some(queue) = QUEUE.get() {
+        queue.close(CLOSE_TIME_MAX);
+    }
 }
 
 /// A subscriber that writes log lines, and what changes its level.
@@ -147,7 +165,7 @@ where
     let lines = match config.format {
         LineFormat::Text | LineFormat::Json if journal.is_some() => journal.boxed(),
         LineFormat::Text => {
-            let format = Format::default().with_ansi(false);
+            let format = Format::default().with_timer(LineTime).with_ansi(false);
             lines.event_format(TextLines(format)).boxed()
         }
         LineFormat::Json => lines.event_format(JsonLines).boxed(),
@@ -186,29 +204,15 @@ pub fn is_access_logged() -> bool {
     tracing::enabled!(target: "snapgate::access", tracing::Level::INFO)
 }
 
-/// Writes one access log line.
+/// Writes one access log line. With a queue it is only copied here, and formatted by the thread of the queue.
 pub fn log_access(record: &AccessRecord<'_>) {
-    tracing::info!(
-        target: "snapgate::access",
-        request_id = record.request,
-        trace_id = record
-            .trace
-            .map(|context| tracing::field::display(context.trace)),
-        peer = record.peer,
-        client = record.client,
-        method = record.method,
-        route = record.route,
-        status = record.status,
-        bytes = record.bytes,
-        took_us = u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX),
-        principal = record.principal,
-        path = record.target,
-        user_agent = record.user_agent,
-        operation = record.operation.map(tracing::field::display),
-        passthrough = record.passthrough,
-        upstream = record.upstream,
-        "request"
-    );
+    let returned = match QUEUE.get() {
+        Some(queue) => queue.push(Line::Access(Box::new(AccessCopy::of(record)))),
+        None => return emit_access(record),
+    };
+    if returned.is_some() {
+        emit_access(record);
+    }
 }
 
 /// Appends one audit record; does nothing before [`init_logging`]. A failed write is counted and logged.

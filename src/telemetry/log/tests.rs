@@ -7,6 +7,8 @@ use super::*;
 use crate::model::OperationSeq;
 use crate::model::RequestId;
 use crate::model::SpanId;
+use crate::model::Timestamp;
+use crate::model::TraceContext;
 use crate::model::TraceId;
 use crate::runtime::work_context;
 use crate::runtime::work_context::WorkContext;
@@ -32,6 +34,7 @@ fn config(format: LineFormat, level: &str, access: bool) -> LogConfig {
         level: level.to_owned(),
         quiet: "noisy=off",
         access,
+        queued: false,
         audit: None,
         audit_required: false,
     }
@@ -100,10 +103,11 @@ fn logged(format: LineFormat, access_log: bool, hostile: &str) -> String {
             "{format:?}: known beforehand"
         );
         log_access(&AccessRecord {
+            time: Timestamp::from_millis(1_764_486_000_123),
             request: "r-1",
             trace: None,
-            peer: "127.0.0.1",
-            client: "198.51.100.1",
+            peer: Some([127, 0, 0, 1].into()),
+            client: Some([198, 51, 100, 1].into()),
             method: "GET",
             route: "backup",
             status: 200,

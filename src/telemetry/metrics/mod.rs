@@ -2,6 +2,8 @@
 
 mod backends;
 mod callers;
+mod cluster;
+mod etcd;
 mod operations;
 mod own_process;
 mod passthrough;
@@ -11,6 +13,8 @@ mod requests;
 
 pub use backends::BackendMetrics;
 pub use callers::CallerMetrics;
+pub use cluster::ClusterMetrics;
+pub use etcd::EtcdMetrics;
 pub use operations::OperationMetrics;
 pub use passthrough::PassThroughMetrics;
 pub use process::ProcessMetrics;
@@ -37,6 +41,10 @@ pub struct Metrics {
     pub backends: BackendMetrics,
     /// Requests that are passed through, and the upstreams that they go to.
     pub passthrough: PassThroughMetrics,
+    /// The part of this gateway in its cluster.
+    pub cluster: ClusterMetrics,
+    /// The members of the etcd cluster that holds the operations.
+    pub etcd: EtcdMetrics,
     /// The process itself: configuration, version, panics and the audit trail.
     pub process: ProcessMetrics,
 }
@@ -62,6 +70,8 @@ impl Metrics {
             operations: OperationMetrics::new(&registry)?,
             backends: BackendMetrics::new(&registry)?,
             passthrough: PassThroughMetrics::new(&registry)?,
+            cluster: ClusterMetrics::new(&registry)?,
+            etcd: EtcdMetrics::new(&registry)?,
             process: ProcessMetrics::new(&registry)?,
             registry,
         };
@@ -132,6 +142,10 @@ mod tests {
         metrics.process.record_lost_audit_records(1);
         metrics.process.record_spans("exported", 1);
         metrics.callers.record_refused_credentials("expired");
+        metrics.cluster.join("a");
+        metrics.cluster.record_takeover(took);
+        metrics.etcd.set_member("https://etcd1:2379", true, Some(1));
+        metrics.etcd.record_read(took);
         metrics
     }
 

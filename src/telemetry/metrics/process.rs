@@ -21,6 +21,7 @@ pub struct ProcessMetrics {
     audit_errors: IntCounterVec,
     audit_records_lost: IntCounterVec,
     trace_spans: IntCounterVec,
+    log_lines_dropped: IntCounterVec,
 }
 
 impl ProcessMetrics {
@@ -78,6 +79,12 @@ impl ProcessMetrics {
                 "Spans of traces for the collector of [tracing], by result.",
                 &["result"],
             )?,
+            log_lines_dropped: counter(
+                registry,
+                "snapgate_log_lines_dropped_total",
+                "Log lines that were dropped because standard error or the journal was blocked or too slow.",
+                &["kind"],
+            )?,
         })
     }
 
@@ -87,6 +94,9 @@ impl ProcessMetrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         self.config_last_reload_successful.set(1);
+        for is_access in [true, false] {
+            self.record_dropped_log_lines(is_access, 0);
+        }
         for room in ["listener", "operations"] {
             self.panics.with_label_values(&[room]).inc_by(0);
         }
@@ -121,6 +131,14 @@ impl ProcessMetrics {
     pub fn record_lost_audit_records(&self, count: u64) {
         self.audit_records_lost
             .with_label_values::<&str>(&[])
+            .inc_by(count);
+    }
+
+    /// Counts log lines that were dropped: of the access log, or others.
+    pub fn record_dropped_log_lines(&self, is_access: bool, count: u64) {
+        let kind = if is_access { "access" } else { "other" };
+        self.log_lines_dropped
+            .with_label_values(&[kind])
             .inc_by(count);
     }
 

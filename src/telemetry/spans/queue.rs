@@ -64,12 +64,14 @@ fn text(value: &str) -> AttributeValue {
 }
 
 /// Records a completed request, if its trace is recorded.
-pub fn record_request_span(access: &AccessRecord<'_>, ended: Timestamp) {
+pub fn record_request_span(access: &AccessRecord<'_>) {
     let Some(context) = access.trace.filter(|context| context.is_sampled) else {
         return;
     };
     record(|| {
         let path = access.target.split('?').next().unwrap_or_default();
+        let client = access.client.map(|client| client.to_string());
+        let client = client.unwrap_or_default();
         let mut attributes = vec![
             ("http.request.method", text(access.method)),
             ("http.route", text(access.route)),
@@ -78,7 +80,7 @@ pub fn record_request_span(access: &AccessRecord<'_>, ended: Timestamp) {
                 AttributeValue::Number(i64::from(access.status)),
             ),
             ("url.path", text(path)),
-            ("client.address", text(access.client)),
+            ("client.address", AttributeValue::Text(client)),
             ("snapgate.request_id", text(access.request)),
         ];
         let optional = [
@@ -95,7 +97,7 @@ pub fn record_request_span(access: &AccessRecord<'_>, ended: Timestamp) {
             context,
             name: format!("{} {}", access.method, access.route),
             kind: SpanKind::Server,
-            ended,
+            ended: access.time,
             took: access.took,
             attributes,
             is_error: access.status >= 500,

@@ -23,7 +23,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Declared keys and their reading, below those who declare keys: the configuration and each adapter.
     ("schema", &["model"]),
     ("adapters", &["model", "runtime", "telemetry", "schema"]),
-    ("operations", &["model", "runtime", "telemetry", "adapters"]),
+    // The connection alone: what is kept there is the matter of those above.
+    ("etcd", &["model", "runtime"]),
+    // Who is active, and for how long: knows neither operations nor requests.
+    ("cluster", &["model", "runtime", "telemetry", "etcd"]),
+    (
+        "operations",
+        &["model", "runtime", "telemetry", "adapters", "etcd"],
+    ),
     ("gate", &["model", "runtime", "telemetry", "operations"]),
     ("listener", &["model", "runtime", "telemetry", "gate"]),
     (
@@ -34,6 +41,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime",
             "telemetry",
             "adapters",
+            "etcd",
+            "cluster",
             "operations",
             "gate",
             "listener",
@@ -47,6 +56,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime",
             "telemetry",
             "adapters",
+            "etcd",
+            "cluster",
             "operations",
             "gate",
             "listener",
@@ -64,6 +75,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime",
             "telemetry",
             "adapters",
+            "etcd",
+            "cluster",
             "operations",
             "gate",
             "listener",
@@ -87,6 +100,8 @@ const OWNED_BY: &[(&[&str], &str)] = &[
     (&["pingora"], "listener"),
     (&["prometheus"], "telemetry"),
     (&["rusqlite"], "operations"),
+    (&["etcd_client"], "etcd"),
+    (&["tonic"], "etcd"),
     (&["tokio", "spawn"], "runtime"),
     (&["tokio", "task", "spawn"], "runtime"),
     (&["tokio", "signal"], "runtime"),

@@ -20,7 +20,6 @@ use snapgate::adapters::adapter::*;
 use snapgate::adapters::cloudapi::CloudApi;
 use snapgate::adapters::cloudapi::Config;
 use snapgate::adapters::transport::Address;
-use snapgate::adapters::transport::Credential;
 use snapgate::model::*;
 use snapgate::runtime::Clock;
 use tempfile::TempDir;

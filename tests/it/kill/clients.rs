@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -24,25 +25,62 @@ use crate::prng::Prng;
 const VMS: u64 = 6;
 /// Between two tries to reach a gateway that is away.
 const AWAY: Duration = Duration::from_millis(5);
-/// Longest time for one exchange: a gateway that is alive answers sooner.
-const EXCHANGE: Duration = Duration::from_secs(20);
-
 /// What all clients know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct World {
-    /// Where the gateway is; `None` while it is away.
-    pub(crate) gateway: Mutex<Option<SocketAddr>>,
+    /// Where gateways are; none while the only one is away. Which one is asked changes with each failure.
+    pub(crate) gateways: Mutex<Vec<SocketAddr>>,
+    /// Longest time for one exchange: a gateway that is alive answers sooner.
+    pub(crate) patience: Duration,
+    /// Whether some changes have a condition.
+    pub(crate) is_conditional: bool,
+    /// How often a gateway failed or sent a client elsewhere.
+    pub(crate) failures: AtomicUsize,
     /// The gateway to be killed by the client that reads the next 202.
     pub(crate) victim: Mutex<Option<u32>>,
     /// Whether nothing new is asked for.
     pub(crate) over: AtomicBool,
 }
 
-/// The status and the JSON of an answer; `None` when none came whole.
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            gateways: Mutex::default(),
+            patience: Duration::from_secs(20),
+            is_conditional: false,
+            failures: AtomicUsize::new(0),
+            victim: Mutex::default(),
+            over: AtomicBool::new(false),
+        }
+    }
+}
+
+impl World {
+    fn gateway(&self) -> Option<SocketAddr> {
+        let gateways = self.gateways.lock().unwrap();
+        let turn = self.failures.load(Ordering::Relaxed);
+        let at = turn.checked_rem(gateways.len())?;
+        Some(gateways[at])
+    }
+}
+
+/// The status and the JSON of an answer; `None` when none came whole. After a failure, or an answer that sends it elsewhere, the
+/// next one is asked.
 fn exchange(world: &World, request: &str, headers: &str, body: &str) -> Option<(u16, Value)> {
-    let address = (*world.gateway.lock().unwrap())?;
+    let turn = world.failures.load(Ordering::Relaxed);
+    let answer = exchange_once(world, request, headers, body);
+    if answer.as_ref().is_none_or(|(status, _)| *status == 503) {
+        // Unless another client did so meanwhile.
+        let (failures, order) = (&world.failures, Ordering::Relaxed);
+        drop(failures.compare_exchange(turn, turn.wrapping_add(1), order, order));
+    }
+    answer
+}
+
+fn exchange_once(world: &World, request: &str, headers: &str, body: &str) -> Option<(u16, Value)> {
+    let address = world.gateway()?;
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(EXCHANGE)).unwrap();
+    stream.set_read_timeout(Some(world.patience)).unwrap();
     let head = format!(
         "{request} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {}\r\n\
          X-Cloud-Client-Specification-Version: 0.1\r\n{headers}Content-Length: {}\r\n\
@@ -87,7 +125,14 @@ fn one_change(world: &World, key: &str, prng: &mut Prng) -> Accepted {
     };
     let prefer = ["", "Prefer: respond-async\r\n", "Prefer: wait=5\r\n"];
     let prefer = prefer[usize::try_from(prng.below(3)).unwrap()];
-    let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{prefer}");
+    // Makes the gateway read the backup once more right before the call.
+    let condition = if world.is_conditional && prng.below(2) == 0 {
+        "If-Match: *\r\n"
+    } else {
+        ""
+    };
+    let headers =
+        format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{prefer}{condition}");
     let until = Instant::now() + PATIENCE;
     loop {
         match exchange(world, &request, &headers, &body) {
@@ -99,8 +144,10 @@ fn one_change(world: &World, key: &str, prng: &mut Prng) -> Accepted {
                 note(&mut accepted, &status);
                 return accepted;
             }
-            // Its queue is full.
-            Some((503, _)) | None => std::thread::sleep(AWAY),
+            // Its queue is full, or in a cluster: the active gateway was lost, and the key tells whether it had accepted.
+            Some((503 | 504, _)) | None => std::thread::sleep(AWAY),
+            // Another change of the VM came first.
+            Some((412, _)) if world.is_conditional => std::thread::sleep(AWAY),
             Some((status, answer)) => panic!("{request}: {status} {answer}"),
         }
         assert!(Instant::now() < until, "no 202 in time: {request}");
@@ -131,7 +178,7 @@ fn look(world: &World, accepted: &mut Accepted) {
         match exchange(world, &format!("GET {uri}"), "Prefer: wait=1\r\n", "") {
             Some((200, status)) => note(accepted, &status),
             Some((404, _)) => accepted.missing += 1,
-            Some((503, _)) | None => {}
+            Some((503 | 504, _)) | None => {}
             Some((status, answer)) => panic!("{uri}: {status} {answer}"),
         }
     }

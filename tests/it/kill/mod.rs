@@ -1,9 +1,9 @@
 //! Whole processes, killed: gateways die by SIGKILL at random and at named moments, the VM manager lives on, and a
 //! judge who knows only HTTP answers and the VM manager's log says whether every promise was kept.
 
-mod clients;
-mod history;
-mod simulated_vmm;
+pub(crate) mod clients;
+pub(crate) mod history;
+pub(crate) mod simulated_vmm;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +21,7 @@ use crate::kill::history::Accepted;
 use crate::kill::history::Verdict;
 use crate::kill::simulated_vmm::Behaviour;
 use crate::kill::simulated_vmm::FakeVmm;
+use crate::kill::simulated_vmm::Fate;
 use crate::kill::simulated_vmm::Point;
 use crate::prng::Prng;
 
@@ -158,7 +159,7 @@ audit = "audit.log"
             }
         }
         let last = Process::start(&arguments);
-        *world.gateway.lock().unwrap() = Some(last.api);
+        *world.gateways.lock().unwrap() = vec![last.api];
         world.over.store(true, Ordering::Release);
         let mut accepted: Vec<Accepted> = clients
             .into_iter()
@@ -186,14 +187,14 @@ fn one_life(
 ) -> Option<Point> {
     let born = |pid| match point {
         Some(Point::Answered) => *world.victim.lock().unwrap() = Some(pid),
-        Some(point) => vmm.arm(pid, point),
+        Some(point) => vmm.arm(pid, point, Fate::Killed),
         None => {}
     };
     let mut process = Process::launch(arguments, born);
     let random = Duration::from_millis(20 + prng.below(500));
     let died = match &mut process {
         Ok(process) => {
-            *world.gateway.lock().unwrap() = Some(process.api);
+            *world.gateways.lock().unwrap() = vec![process.api];
             process.ends_within(point.map_or(random, |_| MOMENT))
         }
         Err(_) => true,
@@ -201,7 +202,7 @@ fn one_life(
     // The number of a process that is gone must not be killed.
     let spared = world.victim.lock().unwrap().take().is_some();
     let by_vmm = vmm.disarm();
-    *world.gateway.lock().unwrap() = None;
+    world.gateways.lock().unwrap().clear();
     drop(process);
     let at_moment = match point {
         Some(Point::Answered) => !spared,

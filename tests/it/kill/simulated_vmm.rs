@@ -63,6 +63,17 @@ pub(crate) enum Point {
     Polling,
     /// A look at a task that has ended: the outcome is not recorded.
     Done,
+    /// A read of the backup, answered nevertheless: for some changes the last one before the call, with SUBMITTING durable.
+    Read,
+}
+
+/// What happens to the gateway at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fate {
+    /// SIGKILL.
+    Killed,
+    /// SIGSTOP: it may go on later.
+    Stopped,
 }
 
 /// How a carried-out request ended.
@@ -99,7 +110,7 @@ struct State {
     log: Vec<Execution>,
     /// When each line of the log is over.
     ends: Vec<Instant>,
-    armed: Option<(i32, Point)>,
+    armed: Option<(i32, Point, Fate)>,
     fired: bool,
 }
 
@@ -156,8 +167,11 @@ fn take(state: &Mutex<State>, stream: UnixStream) {
         .unwrap();
     let mut line = String::new();
     let read = BufReader::new(&stream).read_line(&mut line);
-    // A gateway that died between connecting and asking asked nothing.
-    let Ok(asked) = read.map_or(Ok(Value::Null), |_| serde_json::from_str::<Value>(&line)) else {
+    // A gateway that died or was stopped between connecting and asking asked nothing.
+    if read.is_err() {
+        return;
+    }
+    let Ok(asked) = serde_json::from_str::<Value>(&line) else {
         return;
     };
     let mut state = held(state);
@@ -171,14 +185,18 @@ fn answer(mut caller: &UnixStream, answer: &Value) {
 }
 
 impl State {
-    /// Kills the gateway if this is the moment.
+    /// Kills or stops the gateway if this is the moment.
     fn reached(&mut self, point: Point) -> bool {
-        let Some((pid, _)) = self.armed.filter(|armed| armed.1 == point) else {
+        let Some((pid, _, fate)) = self.armed.filter(|armed| armed.1 == point) else {
             return false;
         };
         self.armed = None;
         self.fired = true;
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        let signal = match fate {
+            Fate::Killed => Signal::KILL,
+            Fate::Stopped => Signal::STOP,
+        };
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
         true
     }
 
@@ -189,7 +207,10 @@ impl State {
             "health" => json!({"product": "fake VM manager"}),
             "vm" => json!("here"),
             "list" => json!({"backups": {"backups": [backup], "more": false}}),
-            "read" if text("backup") == "456" => json!({"backup": backup}),
+            "read" if text("backup") == "456" => {
+                self.reached(Point::Read);
+                json!({"backup": backup})
+            }
             "read" => json!({"refused": "no-such-backup"}),
             "position" => {
                 if self.reached(Point::Accepted) {
@@ -207,7 +228,8 @@ impl State {
             "arm" => {
                 let pid = i32::try_from(asked["pid"].as_i64().unwrap()).unwrap();
                 let point = serde_json::from_value(asked["point"].clone()).unwrap();
-                (self.armed, self.fired) = (Some((pid, point)), false);
+                let fate = serde_json::from_value(asked["fate"].clone()).unwrap();
+                (self.armed, self.fired) = (Some((pid, point, fate)), false);
                 json!("armed")
             }
             "disarm" => {
@@ -351,16 +373,16 @@ impl FakeVmm {
         Self { child, socket }
     }
 
-    /// Kills that process when the moment comes.
-    pub(crate) fn arm(&self, pid: u32, point: Point) {
+    /// Kills or stops that process when the moment comes.
+    pub(crate) fn arm(&self, pid: u32, point: Point, fate: Fate) {
         let armed = ask(
             &self.socket,
-            &json!({"call": "arm", "pid": pid, "point": point}),
+            &json!({"call": "arm", "pid": pid, "point": point, "fate": fate}),
         );
         assert_eq!(armed, "armed", "the fake VM manager listens");
     }
 
-    /// Kills no gateway from now on. Returns whether it has killed one.
+    /// Leaves gateways alone from now on. Returns whether the moment came.
     pub(crate) fn disarm(&self) -> bool {
         ask(&self.socket, &json!({"call": "disarm"})) == true
     }

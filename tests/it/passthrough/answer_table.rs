@@ -7,6 +7,7 @@ use crate::harness::SIM;
 use crate::http2::Connection;
 use crate::http2::Secure;
 use crate::http2::request;
+use crate::passthrough::WAYS;
 use crate::passthrough::http;
 use crate::passthrough::rest;
 use crate::passthrough::route;
@@ -301,7 +302,7 @@ fn path(row: &Row) -> String {
 /// What a client of HTTP/1 reads until the connection ends.
 fn ask_http1(gateway: &Gateway, row: &Row, version: &str, fields: &str) -> Found {
     let request = format!(
-        "GET {} {version}\r\nHost: x\r\nConnection: close\r\n{fields}\r\n",
+        "GET {} {version}\r\nHost: x\r\nConnection: close\r\n{fields}",
         path(row)
     );
     let all = rest(&mut send(gateway.api, &request));
@@ -353,8 +354,21 @@ fn unchunk(mut text: &str) -> (String, bool) {
     (body, false)
 }
 
-fn ask_http2(client: &Connection, row: &Row) -> Found {
-    let response = client.begin(request("GET", &path(row)), None);
+/// The ways of [`WAYS`] over HTTP/2: a field, and a body.
+const WAYS_OF_HTTP2: [(&str, Option<&[u8]>); 3] = [
+    ("content-length: 0", None),
+    ("content-length: 3", Some(b"abc")),
+    ("te: trailers", None),
+];
+
+fn ask_http2(
+    client: &Connection,
+    row: &Row,
+    (field, body): (&'static str, Option<&[u8]>),
+) -> Found {
+    let (name, value) = field.split_once(": ").unwrap();
+    let head = request("GET", &path(row)).header(name, value);
+    let response = client.begin(head, body);
     match client.finish(response) {
         Ok(answer) => Found {
             status: answer.status,
@@ -399,8 +413,7 @@ fn each_answer_becomes_the_same_for_clients_of_every_version() {
     let slow = client.begin(request("GET", "/parts"), None);
     let mut wrong = Vec::new();
     for row in FRAMING.iter().chain(CHUNKS).chain(HEADS) {
-        // Without a body directly, with one through Pingora.
-        for fields in ["", "Content-Length: 0\r\n"] {
+        for fields in WAYS {
             for version in ["HTTP/1.1", "HTTP/1.0"] {
                 let found = ask_http1(&gateway, row, version, fields);
                 let hides_end = version == "HTTP/1.0";
@@ -412,9 +425,12 @@ fn each_answer_becomes_the_same_for_clients_of_every_version() {
                 );
             }
         }
-        let found = ask_http2(&client, row);
-        let fault = fault(row, &found, false);
-        wrong.extend(fault.map(|fault| format!("{} HTTP/2: {fault}: {found:?}", row.name)));
+        for way in WAYS_OF_HTTP2 {
+            let found = ask_http2(&client, row, way);
+            let fault = fault(row, &found, false);
+            let name = format!("{} HTTP/2 {way:?}", row.name);
+            wrong.extend(fault.map(|fault| format!("{name}: {fault}: {found:?}")));
+        }
         // What followed on the connection is never read as another answer.
         let next = Client::bare(gateway.api).get("/x");
         assert_eq!(
@@ -454,7 +470,7 @@ fn the_date_of_the_upstream_stays_over_http_1_and_a_refusal_has_its_own() {
     };
     let whole = "Content-Length: 3\r\n\r\nabc";
     let hints = "HTTP/1.1 103 Hint\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 3\r\n\r\nabc";
-    for fields in ["", "Content-Length: 0\r\n"] {
+    for fields in WAYS {
         let found = ask_http1(
             &gateway,
             &row("hints", hints, Whole(200, "abc")),
@@ -482,7 +498,7 @@ fn the_date_of_the_upstream_stays_over_http_1_and_a_refusal_has_its_own() {
         ),
     ];
     for (date, framing, is_kept) in rows {
-        for fields in ["", "Content-Length: 0\r\n"] {
+        for fields in WAYS {
             for version in ["HTTP/1.1", "HTTP/1.0"] {
                 let found = ask_http1(&gateway, &dated(date, framing), version, fields);
                 let dates: Vec<&str> = found

@@ -2,6 +2,7 @@
 
 use crate::harness::Gateway;
 use crate::harness::SIM;
+use crate::passthrough::WAYS;
 use crate::passthrough::http;
 use crate::passthrough::open;
 use crate::passthrough::rest;
@@ -185,11 +186,9 @@ fn answers_are_made_anew_both_ways() {
     ];
     for (name, said, status, has, lacks) in rows {
         let said: String = said.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        // Without a body directly, with one through Pingora.
-        for framing in ["", "Content-Length: 0\r\n"] {
-            let request = format!(
-                "GET /raw?{said} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{framing}\r\n"
-            );
+        for framing in WAYS {
+            let request =
+                format!("GET /raw?{said} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{framing}");
             let all = rest(&mut send(gateway.api, &request));
             let head = all.split("\r\n\r\n").next().unwrap();
             assert!(
@@ -204,8 +203,8 @@ fn answers_are_made_anew_both_ways() {
         }
     }
     // Interim answers are not for HTTP/1.0.
-    for framing in ["", "Content-Length: 0\r\n"] {
-        let request = format!("GET /hints HTTP/1.0\r\nHost: x\r\n{framing}\r\n");
+    for framing in WAYS {
+        let request = format!("GET /hints HTTP/1.0\r\nHost: x\r\n{framing}");
         let all = rest(&mut send(gateway.api, &request));
         assert!(
             all.starts_with("HTTP/1.1 200") && !all.contains(" 103"),

@@ -80,7 +80,9 @@ fn annotations_error(error: StoreError) -> AnnotationsError {
         StoreError::Indeterminate(why) | StoreError::Fatal(why) => {
             AnnotationsError::Indeterminate(why)
         }
-        StoreError::Unavailable(why) => AnnotationsError::Unavailable(why),
+        StoreError::Unavailable(why) | StoreError::Fenced(why) => {
+            AnnotationsError::Unavailable(why)
+        }
         StoreError::Conflict | StoreError::KeyReused(_) => {
             AnnotationsError::Unavailable(error.to_string())
         }

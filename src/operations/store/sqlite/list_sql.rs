@@ -9,7 +9,6 @@ use rusqlite::types::Value;
 
 use crate::model::BackupId;
 use crate::model::OperationSeq;
-use crate::model::OperationState;
 use crate::model::Phase;
 use crate::model::PrincipalName;
 use crate::model::Target;
@@ -21,71 +20,24 @@ use crate::operations::list_query::ListPosition;
 use crate::operations::list_query::ListQuery;
 use crate::operations::list_query::ListStart;
 use crate::operations::list_query::ListedOperation;
+use crate::operations::store::list_index::ListIndex;
 use crate::operations::store::sqlite::integers::to_integer;
 
-/// An index, and the value that is looked for in it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum ListIndex {
-    Backup(String),
-    Unfinished,
-    Vm(String),
-    Principal(String),
-    Outcome(&'static str),
-    Verb(&'static str),
-    Created,
-}
-
-impl ListIndex {
-    /// The one that leaves the least to compare. The table has no statistics to choose by, so it is always the same one: few
-    /// operations are on one backup, or unfinished at once; more are on a VM or of a principal; most have ended well.
-    pub(super) fn of_query(query: &ListQuery) -> Self {
-        let is_unfinished =
-            query.unfinished == Some(true) || query.state.is_some_and(|state| !state.is_final());
-        if let Some(backup) = &query.selector.backup {
-            Self::Backup(backup.as_str().to_owned())
-        } else if is_unfinished {
-            Self::Unfinished
-        } else if let Some(vm) = &query.selector.vm {
-            Self::Vm(vm.as_str().to_owned())
-        } else if let Some(principal) = &query.principal {
-            Self::Principal(principal.as_str().to_owned())
-        } else if let Some(outcome) = query.state.and_then(outcome_of) {
-            Self::Outcome(outcome)
-        } else if let Some(verb) = query.selector.verb {
-            Self::Verb(verb.as_str())
-        } else {
-            Self::Created
-        }
-    }
-
-    /// Its name, the condition on it, and the value in that condition.
-    fn condition(&self) -> (&'static str, &'static str, Value) {
-        let text = |text: &str| Value::Text(text.to_owned());
-        match self {
-            Self::Backup(id) => ("by_backup", "backup = ?1", text(id)),
-            Self::Unfinished => ("by_live", "live = 1 AND ?1 IS NULL", Value::Null),
-            Self::Vm(id) => ("by_vm", "vm = ?1", text(id)),
-            Self::Principal(name) => ("by_principal", "principal = ?1", text(name)),
-            Self::Outcome(outcome) => (
-                "by_outcome",
-                "live = 0 AND (CASE phase WHEN 'not-executed' THEN 'failed' ELSE phase END) = ?1",
-                text(outcome),
-            ),
-            Self::Verb(verb) => ("by_verb", "verb = ?1", text(verb)),
-            Self::Created => ("by_created", "?1 IS NULL", Value::Null),
-        }
-    }
-}
-
-/// The word of `by_outcome` for a state; `None` for states that are not final.
-const fn outcome_of(state: OperationState) -> Option<&'static str> {
-    match state {
-        OperationState::Queued | OperationState::Running => None,
-        OperationState::Success => Some(Phase::Succeeded.as_str()),
-        // Not executed counts as failed.
-        OperationState::Failed => Some(Phase::Failed.as_str()),
-        OperationState::Cancelled => Some(Phase::Cancelled.as_str()),
-        OperationState::Unknown => Some(Phase::Unknown.as_str()),
+/// The name of an index, the condition on it, and the value in that condition.
+fn condition(index: &ListIndex) -> (&'static str, &'static str, Value) {
+    let text = |text: &str| Value::Text(text.to_owned());
+    match index {
+        ListIndex::Backup(id) => ("by_backup", "backup = ?1", text(id)),
+        ListIndex::Unfinished => ("by_live", "live = 1 AND ?1 IS NULL", Value::Null),
+        ListIndex::Vm(id) => ("by_vm", "vm = ?1", text(id)),
+        ListIndex::Principal(name) => ("by_principal", "principal = ?1", text(name)),
+        ListIndex::Outcome(outcome) => (
+            "by_outcome",
+            "live = 0 AND (CASE phase WHEN 'not-executed' THEN 'failed' ELSE phase END) = ?1",
+            text(outcome),
+        ),
+        ListIndex::Verb(verb) => ("by_verb", "verb = ?1", text(verb)),
+        ListIndex::Created => ("by_created", "?1 IS NULL", Value::Null),
     }
 }
 
@@ -98,7 +50,7 @@ pub(super) struct ListStatement {
 impl ListStatement {
     /// The walk for a query from this place on.
     pub(super) fn new(query: &ListQuery, start: Option<ListPosition>) -> Self {
-        let (index, condition, value) = ListIndex::of_query(query).condition();
+        let (index, condition, value) = condition(&ListIndex::of_query(query));
         let millis = |time: Timestamp| to_integer(time.as_millis());
         let since = query.since.map_or(0, millis);
         let before = query.before.map_or(i64::MAX, millis);

@@ -12,6 +12,7 @@ mod open;
 mod reader;
 mod sqlite_store;
 mod store_file;
+mod transfer;
 mod writer;
 
 #[cfg(test)]

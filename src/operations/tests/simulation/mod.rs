@@ -40,6 +40,7 @@ use crate::operations::core::Shared;
 use crate::operations::machine;
 use crate::operations::testing;
 use crate::runtime::Clock;
+use crate::runtime::Lease;
 use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
 use backend::BackendBehavior;
@@ -208,6 +209,7 @@ async fn open(world: &SimulatedWorld, behavior: BackendBehavior) -> Option<Arc<O
         clock: Arc::new(world.clone()),
         metrics: Metrics::new().unwrap(),
         tasks: Tasks::default(),
+        lease: Lease::unlimited(),
     };
     let store = Arc::new(SimStore::new(world.clone()));
     let opened = Operations::start_on(store, config, vec![handle], shared).await;

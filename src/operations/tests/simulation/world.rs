@@ -179,4 +179,8 @@ impl Clock for SimulatedWorld {
     fn instant(&self) -> Instant {
         tokio::time::Instant::now().into_std()
     }
+
+    fn since_boot(&self) -> Duration {
+        self.time()
+    }
 }

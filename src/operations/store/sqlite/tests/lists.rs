@@ -24,7 +24,7 @@ use crate::operations::ListStart;
 use crate::operations::OperationVisibility;
 use crate::operations::Selector;
 use crate::operations::store::Store;
-use crate::operations::store::sqlite::list_sql::ListIndex;
+use crate::operations::store::list_index::ListIndex;
 use crate::operations::store::sqlite::list_sql::ListStatement;
 use crate::operations::store::sqlite::list_sql::ListedRow;
 use crate::operations::testing::NOW;

@@ -1,11 +1,11 @@
-//! What the gateway sends as `Authorization`.
+//! What is sent to another server as `Authorization`.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::model::Secret;
+use crate::model::secret::Secret;
 
 /// The value of `Authorization`. Neither its `Debug` form nor an error shows it.
 #[derive(Clone)]
@@ -40,15 +40,12 @@ impl Credential {
         Self::with_scheme("Bearer ", token)
     }
 
-    /// An API token of Proxmox VE.
+    /// A token behind `scheme`, which ends with the character that separates the two: a space where the server keeps to
+    /// RFC 9110.
     ///
     /// # Errors
-    /// [`CredentialError`] when it is empty or holds anything but visible ASCII.
-    pub fn proxmox_token(token: &Secret) -> Result<Self, CredentialError> {
-        Self::with_scheme("PVEAPIToken=", token)
-    }
-
-    fn with_scheme(scheme: &str, token: &Secret) -> Result<Self, CredentialError> {
+    /// [`CredentialError`] when the token is empty or holds anything but visible ASCII.
+    pub fn with_scheme(scheme: &'static str, token: &Secret) -> Result<Self, CredentialError> {
         let token = token.reveal();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(CredentialError);
@@ -96,7 +93,7 @@ mod tests {
         assert!(!format!("{basic:?}").contains("Z2F0"), "hidden");
         let bearer = Credential::bearer(&secret("abc.def")).unwrap();
         assert_eq!(bearer.value().reveal(), "Bearer abc.def", "unchanged");
-        let token = Credential::proxmox_token(&secret("gate@pve!t1=abc")).unwrap();
+        let token = Credential::with_scheme("PVEAPIToken=", &secret("gate@pve!t1=abc")).unwrap();
         assert_eq!(
             token.value().reveal(),
             "PVEAPIToken=gate@pve!t1=abc",

@@ -1,0 +1,349 @@
+//! The queue of log lines and the thread that writes them.
+//!
+//! A thread that logs copies its line into the queue and goes on: it never waits for the destination, which may be a full pipe or a
+//! slow disk. What does not fit is dropped, counted and reported. Access lines are formatted by the thread of the queue, and many lines
+//! go into one write. Audit records never come here: they are on disk before the response leaves.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use tracing::Dispatch;
+
+use crate::model::limits;
+use crate::telemetry::Metrics;
+use crate::telemetry::log::access_line::AccessCopy;
+use crate::telemetry::log::access_line::emit_access;
+
+/// How long access lines may wait for others that go into the same write.
+const GATHER_TIME: Duration = Duration::from_millis(5);
+/// Largest write in bytes, except for a single longer line.
+const WRITE_BYTES: usize = 64 * 1024;
+/// Memory that is kept for the next lines when the queue has become empty, in lines and bytes.
+const KEPT: usize = 1024;
+
+/// The queue of the process; absent in commands that write their few lines themselves.
+pub(super) static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
+
+thread_local! {
+    /// What the thread of a queue writes next; `None` on all other threads.
+    static BATCH: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// A line that waits to be written.
+pub(super) enum Line {
+    /// A record of the access log, formatted when its turn comes.
+    Access(Box<AccessCopy>),
+    /// A formatted line with its line end.
+    Text(Vec<u8>),
+    /// A line that goes elsewhere than to the destination of the queue, with its length.
+    Elsewhere(usize, Box<dyn FnOnce() + Send>),
+}
+
+impl Line {
+    const fn is_access(&self) -> bool {
+        matches!(self, Self::Access(_))
+    }
+
+    /// Memory that the line takes, in bytes.
+    const fn size(&self) -> usize {
+        let held = match self {
+            Self::Access(copy) => return copy.size(),
+            Self::Text(bytes) => bytes.len(),
+            Self::Elsewhere(length, _) => *length,
+        };
+        held.saturating_add(size_of::<Self>())
+    }
+}
+
+/// Numbers of lines, of the access log and others.
+#[derive(Clone, Copy, Debug, Default)]
+struct LineCounts {
+    access: u64,
+    other: u64,
+}
+
+impl LineCounts {
+    const fn add(&mut self, is_access: bool) {
+        if is_access {
+            self.access = self.access.saturating_add(1);
+        } else {
+            self.other = self.other.saturating_add(1);
+        }
+    }
+
+    const fn is_zero(self) -> bool {
+        self.access == 0 && self.other == 0
+    }
+}
+
+/// The lines that wait.
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<Line>,
+    bytes: usize,
+    /// Whether the lines are written without waiting for more.
+    is_urgent: bool,
+    /// Lines that were taken into the queue so far.
+    accepted: u64,
+    /// Lines of these that were written or lost.
+    completed: u64,
+    /// Lines that were dropped since the last report.
+    dropped: LineCounts,
+    is_closed: bool,
+}
+
+/// A queue of log lines.
+pub(super) struct LogQueue {
+    waiting: Mutex<Waiting>,
+    /// Notified when the thread has something to do.
+    changed: Condvar,
+    /// Notified after each write.
+    written: Condvar,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for LogQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogQueue").finish_non_exhaustive()
+    }
+}
+
+impl LogQueue {
+    /// A queue that keeps its lines until [`LogQueue::start`].
+    pub(super) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            written: Condvar::new(),
+            metrics,
+            thread: Mutex::default(),
+        })
+    }
+
+    /// Starts the thread, which formats with the subscriber of the calling thread.
+    ///
+    /// # Errors
+    /// The system has no room for a thread.
+    pub(super) fn start(self: &Arc<Self>, destination: Box<dyn Write + Send>) -> io::Result<()> {
+        let queue = Arc::clone(self);
+        let dispatch = tracing::dispatcher::get_default(Dispatch::clone);
+        let builder = std::thread::Builder::new().name("snapgate-log".to_owned());
+        let thread = builder.spawn(move || {
+            BATCH.set(Some(Vec::new()));
+            tracing::dispatcher::with_default(&dispatch, || queue.run(destination));
+        })?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Takes a line into the queue, or drops and counts it. A closed queue gives it back: its caller then writes it itself.
+    pub(super) fn push(&self, line: Line) -> Option<Line> {
+        let (is_access, size) = (line.is_access(), line.size());
+        // A flood of requests must not displace warnings.
+        let limit = if is_access {
+            limits::LOG_QUEUE_ACCESS_BYTES_MAX
+        } else {
+            limits::LOG_QUEUE_BYTES_MAX
+        };
+        let mut waiting = self.waiting.lock();
+        if waiting.is_closed {
+            return Some(line);
+        }
+        let before = waiting.bytes;
+        let after = before.saturating_add(size);
+        if after > limit {
+            waiting.dropped.add(is_access);
+            drop(waiting);
+            self.metrics.process.record_dropped_log_lines(is_access, 1);
+            return None;
+        }
+        waiting.bytes = after;
+        waiting.accepted = waiting.accepted.saturating_add(1);
+        waiting.lines.push(line);
+        // Access lines alone can wait for more, unless there is no room left for many.
+        let half = limits::LOG_QUEUE_ACCESS_BYTES_MAX / 2;
+        let is_urgent = !is_access || (before < half && after >= half);
+        let wakes = before == 0 || (is_urgent && !waiting.is_urgent);
+        waiting.is_urgent |= is_urgent;
+        drop(waiting);
+        if wakes {
+            self.changed.notify_one();
+        }
+        None
+    }
+
+    /// Waits until all lines of before are written, at most for `limit`. Returns whether they are.
+    pub(super) fn flush(&self, limit: Duration) -> bool {
+        // The thread cannot wait for itself.
+        if is_log_thread() {
+            return false;
+        }
+        let mut waiting = self.waiting.lock();
+        let last = waiting.accepted;
+        waiting.is_urgent = true;
+        self.changed.notify_one();
+        let is_left = |waiting: &mut Waiting| waiting.completed < last;
+        let waited = self.written.wait_while_for(&mut waiting, is_left, limit);
+        !waited.timed_out()
+    }
+
+    /// Writes what is left, at most for `limit`, and takes no more lines.
+    pub(super) fn close(&self, limit: Duration) {
+        self.flush(limit);
+        self.waiting.lock().is_closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for lines and takes all of them; `None` when the queue is closed and empty.
+    fn take(&self, mut empty: Vec<Line>) -> Option<Vec<Line>> {
+        empty.shrink_to(KEPT);
+        let mut waiting = self.waiting.lock();
+        while waiting.lines.is_empty() {
+            if waiting.is_closed {
+                return None;
+            }
+            self.changed.wait(&mut waiting);
+        }
+        let is_calm = |waiting: &mut Waiting| !waiting.is_urgent && !waiting.is_closed;
+        self.changed
+            .wait_while_for(&mut waiting, is_calm, GATHER_TIME);
+        waiting.is_urgent = false;
+        waiting.bytes = 0;
+        Some(std::mem::replace(&mut waiting.lines, empty))
+    }
+
+    fn run(&self, mut destination: Box<dyn Write + Send>) {
+        let mut lines = Vec::new();
+        while let Some(taken) = self.take(lines) {
+            lines = taken;
+            let mut counts = LineCounts::default();
+            for line in lines.drain(..) {
+                counts.add(line.is_access());
+                // A line whose formatting panics is lost, and no other.
+                if catch_unwind(AssertUnwindSafe(|| render(line))).is_err() {
+                    self.metrics.process.record_panic("telemetry");
+                }
+                if batch_length() >= WRITE_BYTES {
+                    self.write(&mut *destination, std::mem::take(&mut counts));
+                }
+            }
+            // Before the write after which a stop no longer waits.
+            self.report_dropped();
+            self.write(&mut *destination, counts);
+        }
+    }
+
+    /// Writes the formatted lines.
+    fn write(&self, destination: &mut dyn Write, counts: LineCounts) {
+        let batch = BATCH.take().unwrap_or_default();
+        let written = destination.write_all(&batch);
+        if written.and_then(|()| destination.flush()).is_err() {
+            let process = &self.metrics.process;
+            process.record_dropped_log_lines(true, counts.access);
+            process.record_dropped_log_lines(false, counts.other);
+        }
+        let mut empty = batch;
+        empty.clear();
+        empty.shrink_to(WRITE_BYTES);
+        BATCH.set(Some(empty));
+        let mut waiting = self.waiting.lock();
+        let count = counts.access.saturating_add(counts.other);
+        waiting.completed = waiting.completed.saturating_add(count);
+        drop(waiting);
+        self.written.notify_all();
+    }
+
+    /// Reports dropped lines once no others wait.
+    fn report_dropped(&self) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.lines.is_empty() || waiting.dropped.is_zero() {
+            return;
+        }
+        let dropped = std::mem::take(&mut waiting.dropped);
+        drop(waiting);
+        let LineCounts { access, other } = dropped;
+        tracing::warn!(
+            access,
+            other,
+            "log lines dropped, standard error was blocked or too slow"
+        );
+    }
+}
+
+/// Appends the line to the batch of this thread, or sends it elsewhere.
+fn render(line: Line) {
+    match line {
+        Line::Access(copy) => emit_access(&copy.record()),
+        Line::Text(bytes) => drop(append_to_batch(&bytes)),
+        Line::Elsewhere(_, send) => send(),
+    }
+}
+
+/// Whether this is the thread of a queue.
+fn is_log_thread() -> bool {
+    BATCH
+        .try_with(|batch| batch.borrow().is_some())
+        .unwrap_or_default()
+}
+
+fn batch_length() -> usize {
+    BATCH.with_borrow(|batch| batch.as_ref().map_or(0, Vec::len))
+}
+
+/// Appends to the batch of this thread; `false` if it has none.
+fn append_to_batch(bytes: &[u8]) -> bool {
+    let append = |batch: &RefCell<Option<Vec<u8>>>| {
+        let mut batch = batch.borrow_mut();
+        let batch = batch.as_mut();
+        batch.map(|batch| batch.extend_from_slice(bytes)).is_some()
+    };
+    BATCH.try_with(append).unwrap_or_default()
+}
+
+/// Writes formatted lines: into the batch on the thread of the queue, into the queue on others, and without a queue to standard error.
+#[derive(Clone, Debug)]
+pub(super) struct LineWriter(pub(super) Option<Arc<LogQueue>>);
+
+impl Write for LineWriter {
+    /// Takes one whole line.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if append_to_batch(bytes) {
+            return Ok(bytes.len());
+        }
+        let is_queued = match &self.0 {
+            Some(queue) => queue.push(Line::Text(bytes.to_vec())).is_none(),
+            None => false,
+        };
+        if !is_queued {
+            io::stderr().write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs what sends a line of this length elsewhere than to standard error: on the thread of the queue if there is one.
+pub(in crate::telemetry) fn send_line(length: usize, send: Box<dyn FnOnce() + Send>) {
+    let queue = QUEUE.get().filter(|_| !is_log_thread());
+    let returned = match queue {
+        Some(queue) => queue.push(Line::Elsewhere(length, send)),
+        None => Some(Line::Elsewhere(length, send)),
+    };
+    if let Some(line) = returned {
+        render(line);
+    }
+}

@@ -1,0 +1,206 @@
+//! What becomes of gateways when etcd members die or hang, when there is no majority, and when etcd is full.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::client::Client;
+use crate::cluster::DELAY;
+use crate::cluster::etcd_bed::EtcdBed;
+use crate::cluster::gateways::Gateways;
+use crate::cluster::gateways::Setup;
+use crate::cluster::lives;
+use crate::cluster::require_etcd;
+use crate::harness::eventually;
+use crate::kill::clients;
+use crate::kill::clients::World;
+use crate::kill::history;
+use crate::kill::history::Accepted;
+use crate::kill::simulated_vmm::Behaviour;
+use crate::kill::simulated_vmm::FakeVmm;
+use crate::prng::Prng;
+
+/// Seconds. Longer than the election of an etcd leader.
+const LEASE: u64 = 5;
+
+struct Bed {
+    gateways: Gateways,
+    etcd: EtcdBed,
+    vmm: FakeVmm,
+    _folder: tempfile::TempDir,
+}
+
+impl Bed {
+    fn start(gateways: usize, variables: &[(&str, &str)]) -> Self {
+        require_etcd();
+        let etcd = EtcdBed::start_with(3, variables);
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vmm");
+        let vmm = FakeVmm::start(&Behaviour {
+            socket: socket.clone(),
+            once: false,
+            tasks: true,
+            delay: DELAY,
+        });
+        let setup = Setup {
+            recovery: "listable",
+            settle: "400ms",
+            lease: LEASE,
+            simulator: &socket,
+            peers: true,
+        };
+        Self {
+            gateways: Gateways::start(gateways, &etcd, setup),
+            etcd,
+            vmm,
+            _folder: folder,
+        }
+    }
+
+    fn client(&self, number: usize) -> Client {
+        Client::new(self.gateways.get(number).api, "alice", "secret")
+    }
+
+    fn is_ready(&self, number: usize) -> bool {
+        Client::bare(self.gateways.get(number).admin)
+            .get("/readyz")
+            .status
+            == 200
+    }
+}
+
+#[apply(test)]
+fn nothing_is_lost_when_etcd_members_die_or_hang() {
+    let bed = Bed::start(2, &[]);
+    let world = Arc::new(World {
+        patience: Duration::from_secs(15),
+        is_conditional: true,
+        ..World::default()
+    });
+    *world.gateways.lock().unwrap() = bed.gateways.addresses();
+    let clients: Vec<_> = (0..4)
+        .map(|number| {
+            let world = Arc::clone(&world);
+            std::thread::Builder::new()
+                .spawn(move || clients::ask_for_changes(&world, number))
+                .unwrap()
+        })
+        .collect();
+    let mut prng = Prng::new(21);
+    let mut leaders = 0;
+    for life in 0..lives() {
+        let leader = bed.etcd.leader();
+        // Every other time the leader.
+        let member = if life % 2 == 0 {
+            leader
+        } else {
+            usize::try_from(prng.below(3)).unwrap()
+        };
+        leaders += u64::from(member == leader);
+        let is_killed = prng.below(2) == 0;
+        bed.etcd
+            .signal(member, if is_killed { "KILL" } else { "STOP" });
+        std::thread::sleep(Duration::from_millis(500 + prng.below(2500)));
+        if is_killed {
+            bed.etcd.restart(member);
+        } else {
+            bed.etcd.signal(member, "CONT");
+        }
+        eventually("the member is back", || {
+            let health = bed.etcd.try_ctl(&["endpoint", "health"]);
+            health.is_some()
+        });
+        std::thread::sleep(Duration::from_millis(prng.below(1000)));
+    }
+    world.over.store(true, Ordering::Release);
+    let mut accepted: Vec<Accepted> = clients
+        .into_iter()
+        .flat_map(|client| client.join().unwrap())
+        .collect();
+    for one in &mut accepted {
+        clients::look_until_the_end(&world, one);
+    }
+    let verdict = history::judge(&accepted, &bed.vmm.executions(), false);
+    assert_eq!(verdict.wrong(), 0, "{verdict:#?}\n{}", bed.gateways.logs());
+    assert!(
+        verdict.accepted >= lives(),
+        "something was done: {verdict:?}"
+    );
+    assert!(leaders > 0, "leaders of etcd died: {leaders}");
+}
+
+#[apply(test)]
+fn without_a_majority_of_etcd_nothing_is_answered_from_memory() {
+    let bed = Bed::start(2, &[]);
+    let active = bed.gateways.active();
+    let client = bed.client(active);
+    let uri = client.post("/vms/1/backups/456/restore", "{}").status_uri();
+    client.finished(&uri);
+    for member in [0, 1] {
+        bed.etcd.signal(member, "KILL");
+    }
+    let begun = Instant::now();
+    eventually("no gateway is ready", || {
+        !bed.is_ready(0) && !bed.is_ready(1)
+    });
+    let most = Duration::from_secs(LEASE + 6);
+    assert!(begun.elapsed() < most, "soon: {:?}", begun.elapsed());
+    for number in [0, 1] {
+        let client = bed.client(number);
+        let read = client.get(&uri);
+        assert_eq!(
+            read.status, 503,
+            "a Status is not shown from memory: {read:?}"
+        );
+        let changed = client.post("/vms/1/backups/456/restore", "{}");
+        assert_eq!(changed.status, 503, "nothing is accepted: {changed:?}");
+        assert_ne!(changed.header("retry-after"), "", "and when to try again");
+        let metrics = Client::bare(bed.gateways.get(number).admin).get("/metrics");
+        assert_eq!(metrics.status, 200, "metrics go on");
+        assert_eq!(client.get("/").status, 200, "and what needs no store");
+    }
+    for member in [0, 1] {
+        bed.etcd.restart(member);
+    }
+    let active = bed.gateways.active();
+    let read = bed.client(active).get(&uri);
+    assert_eq!(read.status, 200, "it is still there: {read:?}");
+}
+
+#[apply(test)]
+fn a_full_etcd_refuses_changes_until_there_is_room() {
+    let bed = Bed::start(1, &[("QUOTA", "16777216")]);
+    let client = bed.client(0);
+    let uri = client.post("/vms/1/backups/456/restore", "{}").status_uri();
+    client.finished(&uri);
+    let value = "x".repeat(100_000);
+    let mut filled = 0;
+    while bed
+        .etcd
+        .try_ctl(&["put", &format!("/filler/{filled}"), &value])
+        .is_some()
+    {
+        filled += 1;
+        assert!(filled < 1000, "the quota is reached");
+    }
+    assert!(
+        bed.etcd.ctl(&["alarm", "list"]).contains("NOSPACE"),
+        "it is full"
+    );
+    let refused = client.post("/vms/1/backups/456/restore", "{}");
+    assert_eq!(refused.status, 503, "refused: {refused:?}");
+    assert_eq!(refused.code(), "StoreUnavailable", "{refused:?}");
+    eventually("not ready", || !bed.is_ready(0));
+    assert_eq!(client.get(&uri).status, 200, "Statuses can be read");
+    bed.etcd.ctl(&["del", "--prefix", "/filler/"]);
+    let status = bed.etcd.ctl(&["endpoint", "status", "-w", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let revision = status[0]["Status"]["header"]["revision"].as_u64().unwrap();
+    bed.etcd.ctl(&["compact", &revision.to_string()]);
+    bed.etcd.ctl(&["defrag"]);
+    bed.etcd.ctl(&["alarm", "disarm"]);
+    eventually("ready by itself", || bed.is_ready(0));
+    let accepted = client.post("/vms/1/backups/456/restore", "{}");
+    assert_eq!(accepted.status, 202, "accepted again: {accepted:?}");
+}
