@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Counts the instructions of one request under callgrind and holds them to benches/budget.txt: through the gate, and through the
-# whole program for requests that are passed on, HTTP/2 and the access log.
-# Needs valgrind, python3, openssl and htpasswd. Instructions, not time: the figure is the same on a busy machine.
+# Counts the instructions of one request through the gate under callgrind and holds them to benches/budget.txt.
+# Needs valgrind, with --served python3, openssl and htpasswd, too. Instructions, not time: the figure is the same on a busy machine.
 #
 #   benches/count.sh            fails when a path takes 10 % more than its budget
 #   benches/count.sh --update   writes what was counted into the budget
 #   benches/count.sh --release  shows what the optimised program takes; holds it to nothing
+#   benches/count.sh --served   shows requests through the whole program as well; holds them to nothing
 #
 # The dev profile, because the tests have built all of it already: the optimised one would cost minutes more, and
 # an allocation, a hash or a walk too many shows in both.
@@ -29,9 +29,10 @@ program=$(cargo bench --locked --quiet --profile "$profile" --bench count --no-r
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 [ -x "$program" ] || { echo "the benchmark was not built"; exit 1; }
 
-cargo build --locked --quiet --profile "$profile" --bin snapgate
+paths=("${PATHS[@]}")
+[ "$mode" != --served ] || paths+=("${SERVED[@]}")
+[ "$mode" != --served ] || cargo build --locked --quiet --profile "$profile" --bin snapgate
 gateway=$(dirname "$program")/../snapgate
-[ -x "$gateway" ] || { echo "the gateway was not built"; exit 1; }
 
 counts=$(mktemp -d)
 trap 'rm -rf "$counts"' EXIT
@@ -46,14 +47,14 @@ total() {
 }
 
 failed=0
-for path in "${PATHS[@]}" "${SERVED[@]}"; do
+for path in "${paths[@]}"; do
     # The difference of two runs: start, configuration and the one password check are in both.
     few=$(total "$path" "$FEW")
     many=$(total "$path" "$MANY")
     each=$(((many - few) / (MANY - FEW)))
     allowed=$(sed -n "s/^$path = \([0-9]*\)$/\1/p" "$budget")
     case $mode in
-    --release)
+    --release | --served)
         echo "$path: $each instructions"
         ;;
     --update)

@@ -229,7 +229,7 @@ def idle(run):
         return it
 
     rows = []
-    for name, at, connect, most in (("plain", 0, plain, 16), ("TLS", 1, tls, 28), ("HTTP/2", 1, many, 28)):
+    for name, at, connect, most in (("plain", 0, plain, 16), ("TLS", 1, tls, 28), ("HTTP/2", 1, many, None)):
         # New processes, because memory that was freed is used again.
         size, field = {}, Edge(run, f"-idle-{name.replace('/', '')}")
         for who in (OWN, *PEERS):
@@ -243,7 +243,11 @@ def idle(run):
                 it.close()
             time.sleep(1)
         note = ", ".join(f"{who} {size[who]:.1f}" for who in PEERS)
-        rows.append(Row.limit(f"idle connection, {name}", size[OWN], "KiB", most, note))
+        if most:
+            rows.append(Row.limit(f"idle connection, {name}", size[OWN], "KiB", most, note))
+        else:
+            best = min(PEERS, key=size.get)
+            rows.append(Row(f"idle connection, {name}", size[OWN], "KiB", best, size[best], shown(), smaller=True, note=note))
         run.bars(f"idle connection, {name}, KiB", size)
     return rows
 

@@ -247,7 +247,7 @@ impl Member {
                 () = self.stop.given() => return,
                 leadership = self.parts.election.win(&may_lead) => leadership,
             };
-            let end = self.lead(&leadership).await;
+            let end = Box::pin(self.lead(&leadership)).await;
             self.metrics().cluster.record_term_end(end.as_str());
             tracing::warn!(reason = end.as_str(), "gateway no longer active");
             leadership.resign().await;

@@ -4,6 +4,7 @@ mod active;
 mod backends;
 mod doctor;
 mod envelope;
+mod etcd_watch;
 mod handler;
 mod health;
 mod issuers;

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::app::StartError;
 use crate::app::active::ActiveOperations;
 use crate::app::doctor::LiveDoctor;
+use crate::app::etcd_watch::EtcdWatch;
 use crate::app::handler::GatewayHandler;
 use crate::app::issuers::Issuers;
 use crate::app::membership::MemberParts;
@@ -58,6 +59,7 @@ pub struct Running {
     operator_api: Arc<OperatorApi>,
     issuers: Issuers,
     trace_exporter: Option<TraceExporter>,
+    etcd_watch: Option<EtcdWatch>,
     upstreams: Arc<Upstreams>,
     runtime: tokio::runtime::Handle,
     single: Option<Arc<Term>>,
@@ -127,6 +129,7 @@ pub async fn start_on(
     let serves = (api_handler, Arc::clone(&upstreams));
     let api = Server::api(sockets.api, serves, limits, tls, &metrics, &clock)?;
     operator_api.open(admin.address());
+    let etcd_watch = EtcdWatch::start(&present, &clock, &metrics);
     let member = member_parts(&settings, &active, &handler, &deps);
     let (membership, peers) = join(member, &present, &upstreams, &operator_api)?;
     report_start(&present, &metrics, api.address(), admin.address());
@@ -135,6 +138,7 @@ pub async fn start_on(
         operator_api,
         issuers,
         trace_exporter,
+        etcd_watch,
         upstreams,
         runtime: tokio::runtime::Handle::current(),
         single,
@@ -459,6 +463,7 @@ impl Running {
         if let Some(term) = &self.single {
             term.end().await;
         }
+        drop(self.etcd_watch);
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);
         if let Some(exporter) = self.trace_exporter {
             exporter.stop().await;

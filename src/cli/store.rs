@@ -82,7 +82,7 @@ pub(super) fn run(command: &StoreCommand, output: &mut Output<'_>) -> Result<(),
             let settings = load(&arguments.config)?;
             let location = match &arguments.store {
                 Some(store) => located(&settings, store)?,
-                None => settings.operations.store.clone(),
+                None => settings.operations.store,
             };
             runtime.block_on(verify(&opener, &location, output))
         }

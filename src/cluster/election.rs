@@ -121,7 +121,8 @@ impl Election {
                 Err(error) => {
                     // Once for each outage: the state is in the metrics and in `/readyz`.
                     if !std::mem::replace(&mut has_failed, true) {
-                        tracing::warn!(%error, "cluster election failed, retrying");
+                        let error = self.connection.explain(&error);
+                        tracing::warn!(error, "cluster election failed, retrying");
                     }
                     self.publish(ClusterView::Unknown);
                     sleep(PAUSE).await;

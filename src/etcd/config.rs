@@ -53,4 +53,10 @@ impl Config {
             lease: Duration::from_secs(10),
         }
     }
+
+    /// The key that the gateway which writes holds.
+    #[must_use]
+    pub fn leader_key(&self) -> String {
+        format!("{}/leader", self.prefix)
+    }
 }

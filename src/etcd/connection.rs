@@ -31,6 +31,7 @@ use tokio::time::timeout;
 
 use crate::etcd::config::Config;
 use crate::etcd::error::EtcdError;
+use crate::etcd::remedy::Access;
 use crate::runtime::Tasks;
 
 /// Time for one request on one endpoint, the connection included. A cluster that works answers within milliseconds.
@@ -88,6 +89,7 @@ struct Members {
     /// The index of the endpoint that is asked.
     current: AtomicUsize,
     clients_made: AtomicU64,
+    access: Access,
     tasks: Tasks,
     runtime: Option<Handle>,
 }
@@ -112,6 +114,7 @@ impl Connection {
             all: config.endpoints.iter().map(member).collect(),
             current: AtomicUsize::new(0),
             clients_made: AtomicU64::new(0),
+            access: Access::new(config),
             tasks: Tasks::default(),
             runtime: Handle::try_current().ok(),
         }))
@@ -215,6 +218,19 @@ impl Connection {
             async move { client.watch(prefix, Some(watch_options)).await }
         })
         .await
+    }
+
+    /// The error as a sentence for an operator, with what to do about it where that is known.
+    #[must_use]
+    pub fn explain(&self, error: &EtcdError) -> String {
+        let text = match error {
+            EtcdError::Unknown(text) => format!("no answer: {text}"),
+            other => other.to_string(),
+        };
+        match self.0.access.remedy(error) {
+            Some(remedy) => format!("{text}; {remedy}"),
+            None => text,
+        }
     }
 
     /// Asks each member alone; in the order of the endpoints.

@@ -85,7 +85,7 @@ const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
 fn of_status(status: &Status) -> EtcdError {
     let text = status.message().to_owned();
     if is_connect_error(status) {
-        return EtcdError::NotConnected(error_chain(status));
+        return EtcdError::NotConnected(text_of(status));
     }
     match status.code() {
         Code::ResourceExhausted if text == NO_SPACE => EtcdError::NoSpace(text),
@@ -114,7 +114,17 @@ fn of_status(status: &Status) -> EtcdError {
         | Code::Aborted
         | Code::Internal
         | Code::Unavailable
-        | Code::DataLoss => EtcdError::Unknown(error_chain(status)),
+        | Code::DataLoss => EtcdError::Unknown(text_of(status)),
+    }
+}
+
+/// The message and the innermost cause. What lies between them only says that it is an error of the transport.
+fn text_of(status: &Status) -> String {
+    let message = status.message();
+    let innermost = error_causes(status).skip(1).last();
+    match innermost.map(ToString::to_string) {
+        Some(cause) if !message.contains(&cause) => format!("{message}: {cause}"),
+        Some(_) | None => message.to_owned(),
     }
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod error;
 mod leader_lock;
+mod remedy;
 
 pub use config::Config;
 pub use config::Credentials;

@@ -1,6 +1,6 @@
 //! Serves an HTTP/2 connection: accepts its requests, each handled in a task of its own, and widens its window for uploads.
 //!
-//! The window of a connection bounds what a client may send that nobody has read yet, in all its streams. It is small, so that many
+//! The window of a connection bounds what a client may send before it is read, in all its streams. It is small, so that many
 //! connections take little memory. A connection that uploads through a pass-through route gets a large one, because with a small one an
 //! upload sends one window per round trip; how many have a large one is bounded, too.
 

@@ -39,6 +39,7 @@ pub use log_level::LogLevelError;
 pub use metrics::BackendMetrics;
 pub use metrics::CallerMetrics;
 pub use metrics::ClusterMetrics;
+pub use metrics::EtcdMetrics;
 pub use metrics::Metrics;
 pub use metrics::MetricsError;
 pub use metrics::OperationMetrics;

@@ -8,17 +8,23 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=target/package/root
 leader=""
+nspawn=""
 packages=systemd-sysv,dbus,curl,logrotate,python3
 # Installed by apt, which knows virtual packages.
 managers="rpm qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients"
 api=http://127.0.0.1:8080
+# Of each kind, under load.
+restarts=${RESTARTS:-20}
+# The Incus of tests/beds/lxd.sh, outside of the root, whose folder is in it at the usual place.
+incus=$PWD/target/package/incus
 
 unable() { printf 'not run: %s\n' "$*" >&2; exit 77; }
 note() { printf 'ok: %s (%ss)\n' "$*" "$SECONDS"; }
 fail() { printf "FAILED: %s\n" "$*" >&2; [ -z "$leader" ] || inside journalctl -u snapgate --no-pager -n 30 >&2; exit 1; }
 
 install_tools() {
-  apt-get install -y -qq --no-install-recommends binutils debootstrap procps rpm systemd-container >/dev/null
+  apt-get install -y -qq --no-install-recommends binutils debootstrap openssl procps rpm systemd-container >/dev/null
+  FLAVOR=incus tests/beds/lxd.sh install
   command -v cargo-deb >/dev/null || cargo install --quiet --locked cargo-deb
 }
 
@@ -59,14 +65,20 @@ make_root() {
   fi
 }
 
+# Ends what this script started.
+end() {
+  kill "$nspawn" 2>/dev/null || true
+  wait "$nspawn" 2>/dev/null || true
+  FLAVOR=incus tests/beds/lxd.sh down "$incus" >/dev/null 2>&1 || true
+}
+
 inside() { nsenter --target "$leader" --mount --uts --ipc --net --pid --root --wd env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"; }
 
 boot() {
   # A throw-away layer over the root: the next run starts from a clean Debian again.
   systemd-nspawn --quiet --register=no --keep-unit --private-network --volatile=overlay --console=pipe \
-    --tmpfs=/srv:mode=755 --bind-ro="$PWD/target/package:/packages" --bind-ro="$PWD/tests/beds:/beds" --directory="$root" --boot >target/package/boot.log 2>&1 </dev/null &
+    --tmpfs=/srv:mode=755 --bind-ro="$incus/var:/var/lib/incus" --bind-ro="$PWD/target/package:/packages" --bind-ro="$PWD/tests/beds:/beds" --directory="$root" --boot >target/package/boot.log 2>&1 </dev/null &
   nspawn=$!
-  trap 'kill "$nspawn" 2>/dev/null || true; wait "$nspawn" 2>/dev/null || true' EXIT
   for _ in $(seq 300); do
     leader=$(pgrep --parent "$nspawn" | head -1 || true)
     if [ -n "$leader" ] && inside systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; then
@@ -100,7 +112,7 @@ wait_backend() {
 expect() {
   local name=$1 status=$2 got
   shift 2
-  got=$(inside curl -s -o /tmp/body -w '%{http_code}' -u demo:demo -H 'X-Cloud-Client-Specification-Version: 0.1' "$@")
+  got=$(inside curl -s --insecure -o /tmp/body -w '%{http_code}' -u demo:demo -H 'X-Cloud-Client-Specification-Version: 0.1' "$@")
   [ "$got" = "$status" ] || { inside cat /tmp/body >&2; fail "$name: $got instead of $status"; }
   note "$name: $status"
 }
@@ -195,36 +207,16 @@ check_files() {
   backup=$files_backup
 }
 
-write_load() {
-  cat >target/package/load.py <<'END'
-import base64, http.client, os, sys, threading, time
-url, stop = sys.argv[1], sys.argv[2]
-path = "/" + url.split("/", 3)[3]
-headers = {"Authorization": "Basic " + base64.b64encode(b"demo:demo").decode(), "X-Cloud-Client-Specification-Version": "0.1"}
-done, failed, over = [0, 0], [], threading.Event()
-def ask(number):
-    connection = None
-    while not over.is_set():
-        try:
-            connection = connection or http.client.HTTPConnection("127.0.0.1", 8080, timeout=20)
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            answer.read()
-            done[number] += 1
-            if answer.status != 200:
-                failed.append(answer.status)
-            if answer.getheader("Connection", "").lower() == "close":
-                connection.close(); connection = None
-        except Exception as error:
-            failed.append(repr(error)); connection = None
-askers = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
-[asker.start() for asker in askers]
-while not os.path.exists(stop):
-    time.sleep(0.1)
-over.set()
-[asker.join() for asker in askers]
-print(sum(done), len(failed), failed[:3])
-END
+# From here on the API port has a certificate, and clients may use HTTP/2.
+encrypt() {
+  openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+    -keyout target/package/key.pem -out target/package/chain.pem 2>/dev/null
+  inside sh -euc '
+    cp /packages/chain.pem /packages/key.pem /etc/snapgate/
+    chown snapgate: /etc/snapgate/key.pem; chmod 600 /etc/snapgate/key.pem
+    printf "[[certificate]]\nchain = \"/etc/snapgate/chain.pem\"\nkey = \"/etc/snapgate/key.pem\"\n" >>/etc/snapgate/snapgate.toml'
+  api=https://127.0.0.1:8080
+  restart
 }
 
 # under_load NAME COMMAND...: no request fails meanwhile, and another process serves afterwards.
@@ -233,7 +225,8 @@ under_load() {
   shift
   before=$(inside systemctl show -p MainPID --value snapgate)
   inside rm -f /tmp/enough
-  inside python3 /packages/load.py "$api$backup" /tmp/enough >target/package/load.out &
+  # shellcheck disable=SC2046
+  inside python3 /beds/restart_load.py "$backup" /tmp/enough $([ "${api%%:*}" = http ] || echo TLS) >target/package/load.out &
   load=$!
   sleep 1
   "$@"
@@ -241,18 +234,28 @@ under_load() {
   inside touch /tmp/enough
   wait "$load"
   after=$(inside systemctl show -p MainPID --value snapgate)
+  local done failed rest
   read -r done failed rest <target/package/load.out
-  [ "$done" -gt 100 ] || fail "the load made $done requests only"
+  [ "$done" -gt 100 ] || fail "the load made $done requests only: $rest"
   [ "$failed" = 0 ] || fail "$failed of $done requests failed: $name: $rest"
-  [ "$before" != "$after" ] || [ "$name" = "SIGUSR2 under load" ] || fail "$name: the same process serves"
-  note "$name: $done requests, none failed"
+  case "$name" in
+    *SIGUSR2*) [ "$before" = "$after" ] || fail "$name: another process serves" ;;
+    *) [ "$before" != "$after" ] || fail "$name: the same process serves" ;;
+  esac
+  note "$name: $done requests, none failed (${rest% []})"
 }
 
 upgrade_debian() { inside dpkg --install "/packages/snapgate_$1_amd64.deb" >/dev/null 2>&1; }
 
-restart_five_times() {
-  for _ in 1 2 3 4 5; do
+restart_often() {
+  for _ in $(seq "$restarts"); do
     restart
+  done
+}
+
+replace_often() {
+  for _ in $(seq "$restarts"); do
+    replace_process
   done
 }
 
@@ -260,8 +263,12 @@ replace_process() {
   local before
   before=$(inside journalctl -u snapgate --no-pager | grep -c 'gateway started')
   inside systemctl kill --kill-whom=main --signal=USR2 snapgate
-  for _ in $(seq 100); do
-    if [ "$(inside journalctl -u snapgate --no-pager | grep -c 'gateway started')" -gt "$before" ]; then return; fi
+  for _ in $(seq 150); do
+    if [ "$(inside journalctl -u snapgate --no-pager | grep -c 'gateway started')" -gt "$before" ]; then
+      # Before it says that it has started, another signal would end it.
+      wait_ready
+      return
+    fi
     sleep 0.2
   done
   fail "SIGUSR2 starts no new program"
@@ -293,11 +300,12 @@ check_debian() {
   exposure_below 2.0 "the unit"
   check_extras deb
   check_files
-  write_load
   under_load "upgrade under load" upgrade_debian "$new"
-  under_load "five restarts under load" restart_five_times
-  under_load "SIGUSR2 under load" replace_process
+  encrypt
+  under_load "$restarts restarts under load" restart_often
+  under_load "$restarts times SIGUSR2 under load" replace_often
   delete files
+  api=http://127.0.0.1:8080
   inside dpkg --purge snapgate >/dev/null 2>&1
   inside umount /srv/late
   inside rm -rf /srv/vms /srv/backups /srv/late /mnt/share /etc/systemd/system/snapgate.service.d
@@ -433,16 +441,40 @@ END
   note "libvirt: available after a restart of libvirtd"
 }
 
+check_incus() {
+  # The group that Incus gives its socket to on a machine where it is installed as a package.
+  inside groupadd --system incus-admin
+  chgrp "$(inside getent group incus-admin | cut -d: -f3)" "$incus/var/unix.socket"
+  FLAVOR=incus tests/beds/lxd.sh vm "$incus" web01
+  printf '[[backend]]\nname = "lab"\nkind = "incus"\nvms = ["web*"]\nhealth_interval = "1s"\n[backend.incus]\nurl = "unix:///var/lib/incus/unix.socket"\nproject = "tenant"\n' | use_backends incus
+  restart
+  exposure_below 2.0 "with the drop-in for incus"
+  wait_backend lab 1
+  local marker="$incus/var/storage-pools/default/containers/tenant_web01/rootfs/root/marker"
+  create incus web01
+  get incus
+  update incus
+  touch "$marker"
+  restore incus
+  [ ! -e "$marker" ] || fail "incus: the restore left a later file"
+  delete incus
+  note "incus: the files of the instance were restored"
+}
+
 run() {
   mkdir -p target/package
   make_root
   build_packages "$1" 0.0.9-1 0.1.0-1
+  trap end EXIT
+  mkdir -p "$incus"
+  FLAVOR=incus tests/beds/lxd.sh up "$incus"
   boot
   check_debian
   check_rpm
   check_credentials
   check_qemu
   check_libvirt
+  check_incus
   erase_rpm
 }
 

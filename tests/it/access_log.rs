@@ -89,7 +89,7 @@ fn a_stop_loses_no_line_and_lines_keep_their_order() {
 }
 
 #[apply(test)]
-fn a_log_that_nobody_reads_holds_up_no_request_and_lost_lines_are_counted_and_reported() {
+fn a_log_that_is_not_read_holds_up_no_request_and_lost_lines_are_counted_and_reported() {
     let (process, reader, _folder) = start();
     // More than the pipe, the queue and its thread hold: 8 MiB and 64 KiB.
     let count = 9_000;
@@ -98,19 +98,20 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_lost_lines_are_counted_and_re
     let alice = Client::new(process.api, "alice", "secret");
     let status_uri = alice.post("/vms/1/backups/456/restore", "").status_uri();
     alice.finished(&status_uri);
+    let reading = read(reader);
+    send(&process, 1);
     let series = "snapgate_log_lines_dropped_total{kind=\"access\"}";
     let dropped = metric(process.admin, series);
     assert!(dropped > 0.0, "counted");
-    let reading = read(reader);
-    send(&process, 1);
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0), "a clean end");
     let lines = reading.join().unwrap();
-    let report = lines
-        .iter()
-        .filter(|line| line["level"] == "WARN")
-        .find_map(|line| line["access"].as_f64());
-    assert_eq!(report, Some(dropped), "reported");
+    let reports = lines.iter().filter(|line| line["level"] == "WARN");
+    let reported: f64 = reports.filter_map(|line| line["access"].as_f64()).sum();
+    assert!(
+        (reported - dropped).abs() < 0.5,
+        "reported: {reported} of {dropped}"
+    );
     let written = numbers(&lines);
     assert!(written.is_sorted(), "in order");
     let lost = f64::from(u32::try_from(count + 1 - written.len()).unwrap());

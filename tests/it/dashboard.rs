@@ -21,8 +21,14 @@ use crate::requirements::require_programs;
 
 const DASHBOARD: &str = "config/grafana/snapgate.json";
 const ALERTS: &str = "config/prometheus/alerts.yml";
-/// Series that a single gateway without TLS, pass-through routes and issuers does not have.
-const ABSENT: [&str; 4] = ["certificate_expires", "passthrough", "issuer", "cluster"];
+/// Series that a single gateway on a file, without TLS, pass-through routes and issuers, does not have.
+const ABSENT: [&str; 5] = [
+    "certificate_expires",
+    "passthrough",
+    "issuer",
+    "cluster",
+    "etcd",
+];
 
 /// Every query of the dashboard, with the title of its panel.
 fn queries() -> Vec<(String, String)> {

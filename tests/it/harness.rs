@@ -219,6 +219,32 @@ pub(crate) fn command_output(arguments: &[&str], config: &Path) -> (i32, String,
     (code, text(output.stdout), text(output.stderr))
 }
 
+/// What `serve` with this configuration says before it ends by itself, as it must.
+pub(crate) fn refused_start(config: &Path) -> String {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut gateway = program()
+        .args(["serve", "--config"])
+        .arg(config)
+        .stdout(Stdio::null())
+        .stderr(log.reopen().unwrap())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = gateway.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() >= until {
+            gateway.kill().unwrap();
+            gateway.wait().unwrap();
+            panic!("it serves");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(!status.success(), "refused: {status}");
+    fs::read_to_string(log.path()).unwrap()
+}
+
 /// What `check --probe` says about a configuration: exit code and standard output.
 pub(crate) fn probe(config: &str) -> (Option<i32>, String) {
     let output = program()

@@ -255,10 +255,13 @@ fn ask_on_kept_connections(plain: &Plain, over: &AtomicBool) -> usize {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             (stream, Instant::now())
         });
-        let idle = since.elapsed();
         let sent = stream.write_all(request.as_bytes());
+        let idle = since.elapsed();
         if sent.is_err() || !matches!(stream.peek(&mut [0]), Ok(1..)) {
-            assert!(idle > IDLE_PROMISE, "after {answered} answers: {sent:?}");
+            assert!(
+                idle > IDLE_PROMISE,
+                "after {answered} answers and {idle:?}: {sent:?}"
+            );
             continue;
         }
         let reply = read_reply(&mut stream, false);

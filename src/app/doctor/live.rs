@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::app::active::ActiveOperations;
 use crate::app::doctor::backends::check_backend;
+use crate::app::doctor::etcd_members::check_etcd;
 use crate::app::doctor::finding::Examination;
 use crate::app::doctor::finding::Finding;
 use crate::app::doctor::machine;
@@ -53,6 +54,7 @@ impl LiveDoctor {
         };
         let mut about = about;
         tracing::debug!(folders, "examined");
+        check_etcd(&settings, &mut about).await;
         let Some(term) = self.active.term() else {
             about.skip(machine::STORE, "this gateway is on standby".to_owned());
             about.skip("backends", "this gateway is on standby".to_owned());

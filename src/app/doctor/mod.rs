@@ -4,6 +4,7 @@
 //! of its admin port; everything else by the command. Without a gateway the command does it all.
 
 mod backends;
+mod etcd_members;
 mod finding;
 mod live;
 mod machine;

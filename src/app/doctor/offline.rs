@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::adapters::layers;
 use crate::app::backends::build_adapter;
 use crate::app::doctor::backends::check_backend;
+use crate::app::doctor::etcd_members::check_etcd;
 use crate::app::doctor::finding::Examination;
 use crate::app::doctor::finding::Finding;
 use crate::app::doctor::live::needs_attention;
@@ -40,7 +41,7 @@ pub fn examine_installation(settings: &Settings, now: Timestamp) -> Examination 
         Some((file.display().to_string(), Timestamp::from_system(modified)))
     };
     let files = settings.files.iter().map(PathBuf::as_path).chain(store);
-    let written: Vec<_> = files.filter_map(|file| modified(file)).collect();
+    let written: Vec<_> = files.filter_map(modified).collect();
     about.add(machine::CLOCK, machine::check_clock(now, &written));
     about
 }
@@ -53,6 +54,7 @@ pub async fn examine_offline(
 ) -> Examination {
     let mut about = Examination::default();
     check_store(settings, clock, metrics, &mut about).await;
+    check_etcd(settings, &mut about).await;
     for backend in &settings.backends {
         match build_adapter(backend, clock, &Tasks::default()) {
             Ok(adapter) => {

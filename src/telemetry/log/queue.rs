@@ -238,8 +238,9 @@ impl LogQueue {
                     self.write(&mut *destination, std::mem::take(&mut counts));
                 }
             }
+            // Before the write after which a stop no longer waits.
+            self.report_dropped();
             self.write(&mut *destination, counts);
-            self.report_dropped(&mut *destination);
         }
     }
 
@@ -263,8 +264,8 @@ impl LogQueue {
         self.written.notify_all();
     }
 
-    /// Reports dropped lines once the destination keeps up again.
-    fn report_dropped(&self, destination: &mut dyn Write) {
+    /// Reports dropped lines once no others wait.
+    fn report_dropped(&self) {
         let mut waiting = self.waiting.lock();
         if !waiting.lines.is_empty() || waiting.dropped.is_zero() {
             return;
@@ -277,7 +278,6 @@ impl LogQueue {
             other,
             "log lines dropped, standard error was blocked or too slow"
         );
-        self.write(destination, LineCounts::default());
     }
 }
 

@@ -138,7 +138,7 @@ fn lines_of_all_kinds_are_written_once_in_their_order() {
 }
 
 #[test]
-fn a_blocked_destination_blocks_nobody_and_what_does_not_fit_is_counted_and_reported() {
+fn a_blocked_destination_blocks_no_other_thread_and_what_does_not_fit_is_counted_and_reported() {
     // Nothing reads the pipe: it takes 64 KiB, and then its writer waits.
     let (mut reader, writer) = pipe().unwrap();
     let (queue, dispatch) = started(writer);
@@ -166,7 +166,7 @@ fn a_blocked_destination_blocks_nobody_and_what_does_not_fit_is_counted_and_repo
     let requests = lines.iter().filter(|line| line["message"] == "request");
     let requests = u64::try_from(requests.count()).unwrap();
     assert_eq!(
-        requests + access,
+        requests.saturating_add(access),
         u64::try_from(pushed).unwrap(),
         "each line is written or counted"
     );

@@ -3,6 +3,7 @@
 mod backends;
 mod callers;
 mod cluster;
+mod etcd;
 mod operations;
 mod own_process;
 mod passthrough;
@@ -13,6 +14,7 @@ mod requests;
 pub use backends::BackendMetrics;
 pub use callers::CallerMetrics;
 pub use cluster::ClusterMetrics;
+pub use etcd::EtcdMetrics;
 pub use operations::OperationMetrics;
 pub use passthrough::PassThroughMetrics;
 pub use process::ProcessMetrics;
@@ -41,6 +43,8 @@ pub struct Metrics {
     pub passthrough: PassThroughMetrics,
     /// The part of this gateway in its cluster.
     pub cluster: ClusterMetrics,
+    /// The members of the etcd cluster that holds the operations.
+    pub etcd: EtcdMetrics,
     /// The process itself: configuration, version, panics and the audit trail.
     pub process: ProcessMetrics,
 }
@@ -67,6 +71,7 @@ impl Metrics {
             backends: BackendMetrics::new(&registry)?,
             passthrough: PassThroughMetrics::new(&registry)?,
             cluster: ClusterMetrics::new(&registry)?,
+            etcd: EtcdMetrics::new(&registry)?,
             process: ProcessMetrics::new(&registry)?,
             registry,
         };
@@ -139,6 +144,8 @@ mod tests {
         metrics.callers.record_refused_credentials("expired");
         metrics.cluster.join("a");
         metrics.cluster.record_takeover(took);
+        metrics.etcd.set_member("https://etcd1:2379", true, Some(1));
+        metrics.etcd.record_read(took);
         metrics
     }
 

@@ -33,6 +33,11 @@ impl EtcdBed {
         bed
     }
 
+    /// A file of the cluster, such as `client.pem` with `TLS`.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.place().join(name)
+    }
+
     fn place(&self) -> PathBuf {
         self.folder.path().join("etcd")
     }

@@ -1,11 +1,13 @@
 //! Several gateways on one etcd, as whole processes: one dies, hangs or is asked to step down, another one takes over, and the judge of
 //! `kill/` says whether every promise was kept.
 
+mod etcd_access;
 mod etcd_bed;
 mod etcd_faults;
 mod gateways;
 mod handing_on;
 mod rolling;
+mod store_copy;
 
 use std::collections::BTreeMap;
 use std::io::Write;

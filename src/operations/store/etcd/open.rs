@@ -208,11 +208,6 @@ fn unusable(config: &Config, why: &impl ToString) -> OpenError {
     }
 }
 
-/// The key that the gateway which writes holds.
-pub(super) fn lock_key(config: &Config) -> String {
-    format!("{}/leader", config.prefix)
-}
-
 fn renewal_pause(lease: Duration) -> Duration {
     lease.checked_div(RENEWALS).unwrap_or(lease)
 }
@@ -222,7 +217,7 @@ async fn take_lock(
     opening: &Opening<'_>,
 ) -> Result<LeaderLock, OpenError> {
     let config = opening.config;
-    let key = lock_key(config);
+    let key = config.leader_key();
     let mark = random().map_err(|error| unusable(config, &error))?;
     let holder = serde_json::json!({ "name": opening.gateway, "attempt": format!("{mark:016x}") });
     let holder = holder.to_string();
@@ -230,7 +225,8 @@ async fn take_lock(
     let give_up = Instant::now().checked_add(patience);
     loop {
         let attempt = LeaderLock::attempt(connection, &key, &holder, config.lease).await;
-        let held_by = match attempt.map_err(|error| unusable(config, &error))? {
+        let explained = |error| unusable(config, &connection.explain(&error));
+        let held_by = match attempt.map_err(explained)? {
             Attempt::Leads(lock) => return Ok(lock),
             Attempt::Held { holder } => holder,
         };
@@ -278,7 +274,8 @@ async fn keep_lock(
 async fn refuse_unfinished_copy(connection: &Connection, config: &Config) -> Result<(), OpenError> {
     let key = Keys::new(&config.prefix).copying();
     let found = connection.read(key, None).await;
-    match found.map_err(|error| unusable(config, &error))?.kvs() {
+    let explained = |error| unusable(config, &connection.explain(&error));
+    match found.map_err(explained)?.kvs() {
         [] => Ok(()),
         [_, ..] => Err(OpenError::Damaged {
             file: name_of(config),
@@ -302,7 +299,8 @@ async fn check_format(
         let put = TxnOp::put(&*key, FORMAT.to_string(), None);
         let make = Txn::new().when([absent, term.compare()]).and_then([put]);
         let written = reader.connection.write(make).await;
-        let written = written.map_err(|error| unusable(config, &error))?;
+        let explained = |error| unusable(config, &reader.connection.explain(&error));
+        let written = written.map_err(explained)?;
         return if written.succeeded() {
             Ok(())
         } else {
