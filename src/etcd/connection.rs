@@ -225,7 +225,12 @@ impl Connection {
     pub fn explain(&self, error: &EtcdError) -> String {
         let text = match error {
             EtcdError::Unknown(text) => format!("no answer: {text}"),
-            other => other.to_string(),
+            EtcdError::NotConnected(_)
+            | EtcdError::Unavailable(_)
+            | EtcdError::NoSpace(_)
+            | EtcdError::Refused(_)
+            | EtcdError::Compacted
+            | EtcdError::LeaseExpired => error.to_string(),
         };
         match self.0.access.remedy(error) {
             Some(remedy) => format!("{text}; {remedy}"),
@@ -327,9 +332,12 @@ impl Connection {
             Err(error) => return Err(EtcdError::NotConnected(error.to_string())),
         };
         // With credentials this sends them, and nothing else.
-        let made = made.map_err(|error| match EtcdError::from(error) {
-            EtcdError::Unknown(text) => EtcdError::NotConnected(text),
-            error => error,
+        let made = made.map_err(|error| {
+            let error = EtcdError::from(error);
+            if let EtcdError::Unknown(text) = error {
+                return EtcdError::NotConnected(text);
+            }
+            error
         })?;
         let number = self.0.clients_made.fetch_add(1, Ordering::Relaxed);
         *client = Some((number, made.clone()));

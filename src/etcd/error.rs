@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_been_applied_is_told_apart_from_what_was_not() {
+    fn what_may_have_been_applied_is_distinguished_from_what_was_not() {
         let unavailable = "not applied";
         let unknown = "unknown";
         let refused = "refused";

@@ -31,7 +31,7 @@ impl Access {
         }
     }
 
-    /// What to do about it; `None` where only the members can tell.
+    /// What to do about it; `None` where the error says too little.
     pub(super) fn remedy(self, error: &EtcdError) -> Option<&'static str> {
         match error {
             EtcdError::NotConnected(text) | EtcdError::Unknown(text) => self.of_connection(text),

@@ -2,7 +2,7 @@
 //! `kill/` says whether every promise was kept.
 
 mod etcd_access;
-mod etcd_bed;
+pub(crate) mod etcd_bed;
 mod etcd_faults;
 mod gateways;
 mod handing_on;
@@ -105,7 +105,7 @@ struct Outcome {
     adoptions: Vec<Duration>,
 }
 
-fn require_etcd() {
+pub(crate) fn require_etcd() {
     require_programs(&["etcd", "etcdctl", "openssl", "python3"]);
 }
 

@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::cluster::etcd_bed::EtcdBed;
+use crate::cluster::require_etcd;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::kill::clients::World;
@@ -27,6 +29,8 @@ use crate::prng::Prng;
 
 /// Gateways of each class that are started and killed, unless `SNAPGATE_KILL_LIVES` says otherwise.
 const LIVES: u64 = 120;
+/// One of so many of them is started on etcd: each of those waits for the end of the lease of the one before.
+const LIVES_ON_ETCD: u64 = 5;
 /// The same for the controls, which need few to be caught.
 const LIVES_OF_CONTROLS: u64 = 24;
 const CLIENTS: u64 = 8;
@@ -47,6 +51,8 @@ struct Class {
     tasks: bool,
     delay: Duration,
     may_be_unknown: bool,
+    /// Whether the operations are in etcd, and not in a file.
+    on_etcd: bool,
     lives: u64,
 }
 
@@ -89,15 +95,24 @@ impl Class {
         }
     }
 
-    fn config(&self, socket: &Path) -> String {
+    fn config(&self, socket: &Path, etcd: Option<&EtcdBed>) -> String {
+        let (store, etcd) = match etcd {
+            None => ("operations.db", String::new()),
+            Some(etcd) => (
+                "etcd",
+                format!("[etcd]\nendpoints = {}\nlease = \"4s\"", etcd.toml()),
+            ),
+        };
         format!(
             r#"[server]
 listen = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 [operations]
-store = "operations.db"
+store = "{store}"
+operator_file = "snapgate.operator"
 poll_min = "10ms"
 poll_max = "50ms"
+{etcd}
 [[backend]]
 name = "lab"
 kind = "sim"
@@ -131,7 +146,8 @@ audit = "audit.log"
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vmm");
         let config = folder.path().join("snapgate.toml");
-        fs::write(&config, self.config(&socket)).unwrap();
+        let etcd = self.on_etcd.then(|| EtcdBed::start(1));
+        fs::write(&config, self.config(&socket, etcd.as_ref())).unwrap();
         let vmm = FakeVmm::start(&Behaviour {
             socket,
             once: self.once,
@@ -259,6 +275,7 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
         tasks: true,
         delay: DELAY,
         may_be_unknown: false,
+        on_etcd: false,
         lives: lives(),
     };
     let listable = Class {
@@ -329,6 +346,35 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
         hasty.verdict.untrue > 0,
         "a gateway that looks too early is caught: {:?}",
         hasty.verdict
+    );
+}
+
+#[apply(test)]
+fn nothing_accepted_is_lost_run_twice_or_lied_about_on_etcd() {
+    require_etcd();
+    let class = Class {
+        name: "listable, on etcd",
+        recovery: "listable",
+        settle: SETTLE,
+        once: false,
+        tasks: true,
+        delay: DELAY,
+        may_be_unknown: false,
+        on_etcd: true,
+        lives: lives() / LIVES_ON_ETCD,
+    };
+    let outcome = class.run();
+    outcome.print();
+    let verdict = &outcome.verdict;
+    assert_eq!(verdict.wrong(), 0, "{verdict:#?}");
+    assert!(
+        verdict.accepted >= class.lives,
+        "the clients got something done: {verdict:?}"
+    );
+    assert!(
+        outcome.points.len() > class.points().len() / 2 || lives() < LIVES,
+        "gateways died at named moments: {:?}",
+        outcome.points
     );
 }
 

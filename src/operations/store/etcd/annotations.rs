@@ -20,7 +20,7 @@ use crate::model::VmId;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::etcd::batch::Write;
 use crate::operations::store::etcd::entries::encode;
-use crate::operations::store::etcd::etcd_store::OpenKeys;
+use crate::operations::store::etcd::open_keys::OpenKeys;
 use crate::operations::store::transfer::AnnotationRow;
 
 /// The annotations in the cluster of a store.

@@ -7,9 +7,9 @@ use crate::model::Timestamp;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::etcd::batch::Write;
 use crate::operations::store::etcd::errors::unavailable;
-use crate::operations::store::etcd::etcd_store::OpenKeys;
 use crate::operations::store::etcd::keys::position;
 use crate::operations::store::etcd::keys::seq_at_end;
+use crate::operations::store::etcd::open_keys::OpenKeys;
 
 impl OpenKeys {
     /// Removes at most `max` records that have expired. Returns how many.

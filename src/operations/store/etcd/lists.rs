@@ -160,7 +160,7 @@ impl<'a> ListWalk<'a> {
             by_entry: without_phase(query),
             walk: Walk::along_positions(&reader.connection, prefix, direction, left)
                 // Hardly anything is later than the newest record: the walk begins there.
-                .from_near(place(reader.newest_created().saturating_add(1), 0)),
+                .starting_near(place(reader.newest_created().saturating_add(1), 0)),
             entries: VecDeque::new(),
             rows: VecDeque::new(),
             read_ahead: 0,
@@ -275,7 +275,7 @@ impl Reader {
             match next {
                 Next::End => {
                     let stopped = walk.walk.stopped_at();
-                    page.next = stopped.and_then(|_| last);
+                    page.next = stopped.and(last);
                     return Ok(page);
                 }
                 Next::Gone => {}

@@ -12,6 +12,7 @@ mod expiry;
 mod keys;
 mod lists;
 mod open;
+mod open_keys;
 mod reader;
 mod state;
 mod transfer;

@@ -87,7 +87,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A walk downwards looks at everything from this number on in its first step.
-    pub(super) fn from_near(self, number: u128) -> Self {
+    pub(super) fn starting_near(self, number: u128) -> Self {
         Self {
             expected_end: Some(number),
             ..self

@@ -475,10 +475,9 @@ impl Writer {
     /// tried again, and refused again.
     async fn finish_applied(&mut self, writes: Vec<Write>, batch: &Batch) -> Vec<Write> {
         let seqs: Vec<u64> = writes.iter().filter_map(seq_of).collect();
-        let found = match self.reader.rows(&seqs).await {
-            Ok(found) => found,
+        let Ok(found) = self.reader.rows(&seqs).await else {
             // They are tried again. Those that were applied are recognised then.
-            Err(_) => return writes,
+            return writes;
         };
         let (mut changes, mut again) = (Vec::new(), Vec::new());
         let mut done = Vec::new();
