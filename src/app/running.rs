@@ -227,7 +227,8 @@ fn join(
     let peers = peers.transpose()?;
     let handler = Arc::clone(&parts.handler);
     let membership = Arc::new(Membership::start(parts));
-    handler.join(Arc::<Membership>::clone(&membership) as _);
+    let readiness: Arc<dyn Readiness> = Arc::<Membership>::clone(&membership);
+    handler.join(readiness);
     operator_api.join(&membership);
     Ok((Some(membership), peers))
 }

@@ -81,10 +81,8 @@ async fn run(is_leased: bool) -> (Arc<Operation>, usize) {
     let faults = Script::default();
     faults.add(Call::Read, InjectedFault::Delay(Duration::ZERO));
     faults.add(Call::Read, InjectedFault::Delay(STOPPED));
-    let stoppable = Chaos::new(
-        Arc::<ScriptedAdapter>::clone(&scripted) as _,
-        faults.clone(),
-    );
+    let manager: Arc<dyn Adapter> = Arc::<ScriptedAdapter>::clone(&scripted);
+    let stoppable = Chaos::new(Arc::clone(&manager), faults.clone());
     let first = open(&setup, &store, Arc::new(stoppable), lease).await;
     let intent = restore("vm", "b");
     let seq = first.reserve();
@@ -99,13 +97,7 @@ async fn run(is_leased: bool) -> (Arc<Operation>, usize) {
     .await;
     assert!(scripted.begun_operations().is_empty(), "not called yet");
     setup.clock.advance(Duration::from_secs(10));
-    let second = open(
-        &setup,
-        &store,
-        Arc::<ScriptedAdapter>::clone(&scripted) as _,
-        Lease::unlimited(),
-    )
-    .await;
+    let second = open(&setup, &store, manager, Lease::unlimited()).await;
     let end = second.wait(seq, WaitFor::End, test_deadline()).await;
     let end = end.unwrap().unwrap();
     // The first one wakes up.
