@@ -332,6 +332,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn every_error_names_its_key() {
         const USED: &str = "store = \"etcd\"\noperator_file = \"o\"";
         const TLS: &str = "endpoints = [\"https://etcd1:2379\"]\nca = \"ca.pem\"\n";

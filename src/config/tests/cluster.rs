@@ -18,6 +18,7 @@ fn backend(kind: &str, more: &str, table: &str) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_member_of_a_cluster_shares_its_store_and_reaches_its_backends() {
     let member = "[cluster]\nname = \"a\"\n";
     let files = "root = \"vms\"\nbackups = \"backups\"\nnew_folders = true\n";
@@ -104,6 +105,7 @@ fn a_member_of_a_cluster_shares_its_store_and_reaches_its_backends() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_peer_channel_has_a_certificate_and_an_address_that_others_reach() {
     let folder = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
@@ -154,7 +156,7 @@ fn the_peer_channel_has_a_certificate_and_an_address_that_others_reach() {
         (
             "no file",
             good.replace("cert = \"a.pem\"", "cert = \"absent.pem\""),
-            "absent.pem: No such file",
+            "absent.pem: no such file",
             "",
         ),
         (

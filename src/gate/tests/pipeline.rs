@@ -381,6 +381,8 @@ async fn invalid_requests_are_refused_and_the_earlier_check_wins() {
     ]);
     // Of issuers; see `bearer.rs`.
     seen.insert("KeysUnavailable");
+    // Of clusters; see `tests/it/cluster`.
+    seen.extend(["Standby", "ActiveGatewayLost"]);
     // Of HTTP/2; see `tests/it/edge_http2.rs`.
     seen.insert("ExpectationFailed");
     let all: BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();

@@ -68,7 +68,7 @@ async fn a_full_disk_refuses_changes_answers_reads_and_recovers_when_there_is_sp
     let small = SmallFileSystem::new();
     let file = small.path().join("operations.db");
     let mut fixture = Fixture::with(Recovery::Listable, |setup| {
-        setup.config.store = StoreLocation::File(file)
+        setup.config.store = StoreLocation::File(file);
     })
     .await;
     fixture.adapter.set_task_reply("vm", Reply::Done);

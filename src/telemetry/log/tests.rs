@@ -27,7 +27,15 @@ impl Write for Kept {
     }
 }
 
+/// While there is one dispatcher, tracing asks that of the current thread whether a callsite is of interest to anyone. Another test,
+/// whose thread has none, would answer for all of them. So there is always another one.
+pub(super) fn keep_a_dispatcher() {
+    static OTHER: OnceLock<tracing::Dispatch> = OnceLock::new();
+    OTHER.get_or_init(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new()));
+}
+
 fn config(format: LineFormat, level: &str, access: bool) -> LogConfig {
+    keep_a_dispatcher();
     LogConfig {
         format,
         journal: false,

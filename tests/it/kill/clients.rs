@@ -71,8 +71,12 @@ fn exchange(world: &World, request: &str, headers: &str, body: &str) -> Option<(
     let answer = exchange_once(world, request, headers, body);
     if answer.as_ref().is_none_or(|(status, _)| *status == 503) {
         // Unless another client did so meanwhile.
-        let (failures, order) = (&world.failures, Ordering::Relaxed);
-        drop(failures.compare_exchange(turn, turn.wrapping_add(1), order, order));
+        let next = |now: usize| (now == turn).then(|| now.wrapping_add(1));
+        let order = Ordering::Relaxed;
+        world
+            .failures
+            .fetch_update(order, order, next)
+            .unwrap_or_default();
     }
     answer
 }

@@ -76,7 +76,7 @@ impl Frames {
         loop {
             if let Some(head) = self.unread.get(..9) {
                 let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                let end = 9 + usize::try_from(length).unwrap();
+                let end = usize::try_from(length).unwrap().saturating_add(9);
                 if self.unread.len() >= end {
                     let bytes: Vec<u8> = self.unread.drain(..end).collect();
                     return Some(Frame {

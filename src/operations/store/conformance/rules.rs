@@ -106,12 +106,13 @@ pub(super) async fn a_key_is_used_once_per_principal_method_and_target(bed: &Bed
     }
     let other = store.create(Arc::new(with_key(3, 8))).await;
     assert_eq!(other.unwrap_err(), StoreError::KeyReused(seq(1)), "reused");
-    let changes: [(&str, fn(&mut Operation)); 3] = [
+    type Edit = fn(&mut Operation);
+    let changes: [(&str, Edit); 3] = [
         ("principal", |operation| {
             operation.principal = PrincipalName::new("bob").unwrap();
         }),
         ("VM", |operation| {
-            operation.intent.target = target("wm", "b")
+            operation.intent.target = target("wm", "b");
         }),
         ("method", |operation| {
             operation.intent.change = crate::model::Change::Delete;

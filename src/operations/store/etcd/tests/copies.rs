@@ -84,7 +84,11 @@ async fn a_copy_and_its_copy_hold_the_same_and_the_source_is_kept() {
     let copied = opener.copy(&from, &etcd, &mut |_| ()).await.unwrap();
     assert_eq!((copied.records, copied.annotations), (40, 1), "all of it");
     let verdict = opener.verify(&etcd).await.unwrap();
-    assert_eq!(verdict.findings, [] as [String; 0], "every index fits");
+    assert_eq!(
+        verdict.findings,
+        <[String; 0]>::default(),
+        "every index fits"
+    );
     assert_eq!(
         (verdict.unreadable, &verdict.summary),
         (1, &copied),
@@ -102,7 +106,11 @@ async fn a_copy_and_its_copy_hold_the_same_and_the_source_is_kept() {
     let returned = opener.copy(&etcd, &back, &mut |_| ()).await.unwrap();
     assert_eq!(returned, copied, "the way back");
     let verdict = opener.verify(&back).await.unwrap();
-    assert_eq!(verdict.findings, [] as [String; 0], "the file is sound");
+    assert_eq!(
+        verdict.findings,
+        <[String; 0]>::default(),
+        "the file is sound"
+    );
     assert_eq!(opener.verify(&from).await.unwrap().summary, copied, "kept");
     let metrics = Metrics::new().unwrap();
     let file = folder.path().join("back.db");

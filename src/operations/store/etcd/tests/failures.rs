@@ -1,9 +1,4 @@
 //! An etcd that is suspended, killed or full: nothing is lost, nothing is there that was refused, and nothing is fatal.
-#![expect(
-    clippy::arithmetic_side_effects,
-    reason = "what a test counts is small"
-)]
-
 use std::sync::Arc;
 use std::time::Duration;
 
