@@ -6,6 +6,7 @@ use std::io::PipeReader;
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 
@@ -38,12 +39,12 @@ fn start() -> (Process, PipeReader, TempDir) {
     (process, reader, folder)
 }
 
-/// Sends requests with long targets on one connection; all are answered.
-fn send(process: &Process, count: usize) {
+/// Sends requests with these numbers and long targets on one connection; all are answered.
+fn send(process: &Process, numbers: Range<usize>) {
     let mut stream = TcpStream::connect(process.api).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let long = "x".repeat(LONG);
-    for number in 0..count {
+    for number in numbers {
         let request = format!("GET /nothing?{number}&{long} HTTP/1.1\r\nHost: x\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let reply = read_reply(&mut stream, false);
@@ -79,7 +80,7 @@ fn numbers(lines: &[Value]) -> Vec<usize> {
 fn a_stop_loses_no_line_and_lines_keep_their_order() {
     let (process, reader, _folder) = start();
     let reading = read(reader);
-    send(&process, 300);
+    send(&process, 0..300);
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0), "a clean end");
     let lines = reading.join().unwrap();
@@ -93,13 +94,13 @@ fn a_log_that_is_not_read_holds_up_no_request_and_lost_lines_are_counted_and_rep
     let (process, reader, _folder) = start();
     // More than the pipe, the queue and its thread hold: 8 MiB and 64 KiB.
     let count = 9_000;
-    send(&process, count);
+    send(&process, 0..count);
     // Lines of changes go the same way.
     let alice = Client::new(process.api, "alice", "secret");
     let status_uri = alice.post("/vms/1/backups/456/restore", "").status_uri();
     alice.finished(&status_uri);
     let reading = read(reader);
-    send(&process, 1);
+    send(&process, count..count + 1);
     let series = "snapgate_log_lines_dropped_total{kind=\"access\"}";
     let dropped = metric(process.admin, series);
     assert!(dropped > 0.0, "counted");
