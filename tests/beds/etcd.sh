@@ -32,12 +32,18 @@ folder=${2:?which folder}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
+# Below the ports that the kernel gives to connections: one of those could be in use when the member starts.
 free_ports() { # how many
   python3 - "$1" <<'PYTHON'
-import socket, sys
-held = [socket.socket() for _ in range(int(sys.argv[1]))]
-for one in held:
-    one.bind(("127.0.0.1", 0))
+import random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    one = socket.socket()
+    try:
+        one.bind(("127.0.0.1", random.randrange(10000, 32000)))
+        held.append(one)
+    except OSError:
+        one.close()
 print(*[one.getsockname()[1] for one in held])
 PYTHON
 }
@@ -67,7 +73,7 @@ start() { # member
 endpoints() { cat "$folder/endpoints"; }
 
 ctl() {
-  local options=(--endpoints="$(endpoints | paste -sd,)" --command-timeout=5s)
+  local options=(--endpoints="$(endpoints | paste -sd,)" --command-timeout="${CTL_TIMEOUT:-5s}")
   [ ! -e "$folder/client.pem" ] || options+=(--cacert="$folder/ca.pem" --cert="$folder/client.pem" --key="$folder/client.key")
   ETCDCTL_API=3 etcdctl "${options[@]}" "$@"
 }
@@ -109,8 +115,9 @@ up)
     mv "$folder/endpoints.new" "$folder/endpoints"
     for ((member = 0; member < members; member++)); do start "$member"; done
   fi
-  for ((second = 0; second < 150; second++)); do
-    if ctl endpoint health >/dev/null 2>&1; then exit 0; fi
+  deadline=$((SECONDS + 30))
+  while [ "$SECONDS" -lt "$deadline" ]; do
+    if CTL_TIMEOUT=1s ctl endpoint health >/dev/null 2>&1; then exit 0; fi
     sleep 0.2
   done
   tail -n 5 "$folder"/*.log >&2

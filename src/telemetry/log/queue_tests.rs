@@ -50,7 +50,7 @@ fn started(destination: impl Write + Send + 'static) -> (Arc<LogQueue>, Dispatch
         audit: None,
         audit_required: false,
     };
-    super::tests::keep_a_dispatcher();
+    tests::keep_a_dispatcher();
     let queue = LogQueue::new(Arc::new(Metrics::new().unwrap()));
     let writer = LineWriter(Some(Arc::clone(&queue)));
     let (made, _switch) = subscriber(&config, move || writer.clone()).unwrap();

@@ -1,6 +1,9 @@
 //! Several gateways as processes, on one etcd and one fake VM manager.
 
 use std::fs;
+use std::hash::BuildHasher;
+use std::hash::Hasher;
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::path::Path;
@@ -134,10 +137,16 @@ impl Gateways {
     }
 }
 
-/// A port that was free a moment ago: gateways keep theirs over restarts.
+/// A port that was free a moment ago: gateways keep theirs over restarts. Below the ports that the kernel gives to connections, of which
+/// one could have it before the gateway starts.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    loop {
+        let random = RandomState::new().build_hasher().finish();
+        let port = 10_000 + u16::try_from(random % 22_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Whether it is ready as the active one.

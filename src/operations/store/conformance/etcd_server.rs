@@ -1,5 +1,8 @@
 //! A real etcd of one member, for as long as the value lives.
 
+use std::hash::BuildHasher;
+use std::hash::Hasher;
+use std::hash::RandomState;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::Child;
@@ -43,7 +46,7 @@ impl EtcdServer {
         }
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         // Both are bound at once, so that they differ.
-        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = [(); 2].map(|()| free_port());
         let [client, peer] = ports.map(|port| port.local_addr().unwrap());
         let mut server = Self {
             folder: folder.unwrap(),
@@ -122,5 +125,18 @@ impl EtcdServer {
 impl Drop for EtcdServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A port below those that the kernel gives to connections: one of these could be in use when etcd starts.
+fn free_port() -> TcpListener {
+    loop {
+        let random = RandomState::new().build_hasher().finish();
+        let port = u16::try_from(random % 22_000)
+            .unwrap()
+            .saturating_add(10_000);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener;
+        }
     }
 }
