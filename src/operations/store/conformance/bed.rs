@@ -29,9 +29,8 @@ impl Bed {
         Self(Engine::Sqlite(tempfile::tempdir().unwrap()))
     }
 
-    /// `None` where etcd is not installed and tests may be skipped.
-    pub(in crate::operations::store) fn etcd() -> Option<Self> {
-        EtcdServer::start(&[]).map(|server| Self(Engine::Etcd(server)))
+    pub(in crate::operations::store) fn etcd() -> Self {
+        Self(Engine::Etcd(EtcdServer::start(&[])))
     }
 
     pub(in crate::operations::store) async fn open(&self) -> Arc<dyn Store> {

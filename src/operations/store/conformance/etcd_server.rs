@@ -3,7 +3,6 @@
 use std::hash::BuildHasher;
 use std::hash::Hasher;
 use std::hash::RandomState;
-use std::io::Write;
 use std::net::TcpListener;
 use std::process::Child;
 use std::process::Command;
@@ -28,22 +27,8 @@ pub(in crate::operations::store) struct EtcdServer {
 }
 
 impl EtcdServer {
-    /// Starts one with these further arguments; `None` where etcd is not installed and tests may be skipped.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test that is skipped says so, or fails where nothing may be skipped"
-    )]
-    pub(in crate::operations::store) fn start(more: &[&str]) -> Option<Self> {
-        let is_installed = Command::new("etcd").arg("--version").output().is_ok();
-        if !is_installed {
-            let may_skip = std::env::var("SNAPGATE_NO_SKIP").is_err();
-            assert!(
-                may_skip,
-                "etcd is not installed, and nothing may be skipped"
-            );
-            writeln!(std::io::stderr(), "skipped: etcd not installed").unwrap();
-            return None;
-        }
+    /// Starts one with these further arguments.
+    pub(in crate::operations::store) fn start(more: &[&str]) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         // Both are bound at once, so that they differ.
         let ports = [(); 2].map(|()| free_port());
@@ -56,7 +41,7 @@ impl EtcdServer {
             process: None,
         };
         server.run();
-        Some(server)
+        server
     }
 
     /// Starts the process, on the data that is there.
@@ -75,7 +60,7 @@ impl EtcdServer {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        self.process = Some(process.expect("etcd starts"));
+        self.process = Some(process.expect("etcd is installed"));
     }
 
     /// A prefix of its own and a short lease.

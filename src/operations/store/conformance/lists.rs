@@ -121,7 +121,7 @@ pub(super) async fn every_query_answers_what_a_plain_filter_does(bed: &Bed) {
         .collect();
     let made = join_all(all.iter().map(|made| store.create(Arc::clone(made)))).await;
     assert!(made.iter().all(Result::is_ok), "stored: {made:?}");
-    for round in 0..300 {
+    for round in 0..600 {
         let mut query = any_query(&mut numbers);
         loop {
             let expected = query.select(all.iter().cloned());
