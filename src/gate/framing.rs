@@ -16,8 +16,8 @@ use crate::gate::request::RequestHead;
 use crate::gate::request_target;
 use crate::public_text;
 
-/// Refuses what is too large or ambiguous.
-pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refusal> {
+/// Refuses what is too large or ambiguous. Returns the length of the body in bytes, where it is announced.
+pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<Option<u64>, Refusal> {
     if head.target.len() > limits.target_bytes {
         return Err(Refusal::from(Code::TargetTooLong));
     }
@@ -78,12 +78,15 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
     if length.is_some() && codings > 0 {
         return Err(Refusal::from(Code::MalformedRequest));
     }
-    Ok(())
+    Ok(length)
 }
 
 /// Refuses a body that is announced to be larger than allowed.
-pub(super) fn check_content_length(headers: &HeaderMap, bytes_max: u64) -> Result<(), Refusal> {
-    if content_length(headers)?.is_some_and(|content_length| content_length > bytes_max) {
+pub(super) fn check_content_length(
+    content_length: Option<u64>,
+    bytes_max: u64,
+) -> Result<(), Refusal> {
+    if content_length.is_some_and(|length| length > bytes_max) {
         return Err(Refusal::from(Code::BodyTooLarge));
     }
     Ok(())

@@ -179,9 +179,15 @@ impl Gate {
                     let page = page::answer(&received, rest, limits, &mut body).await;
                     return page.map(Decided::Draft);
                 }
-                if let Some(pass) = self.pass_through(&received, &mut report).await? {
+                let content_length =
+                    framing::check_head(&received.head, &self.services.config.limits)?;
+                let pass = self.pass_through(&received, content_length, &mut report);
+                if let Some(pass) = pass.await? {
                     return Ok(Decided::PassThrough(Box::new(pass)));
                 }
+                let bytes_max = self.services.config.limits.body_bytes;
+                let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+                framing::check_content_length(content_length, bytes_max)?;
                 let hops = hop_count::of(head.headers);
                 let answer = self.answer(&received, preferences, &mut body, &mut report);
                 let answer = std::pin::pin!(answer);
@@ -250,6 +256,7 @@ impl Gate {
     async fn pass_through(
         &self,
         received: &ReceivedRequest<'_>,
+        content_length: Option<u64>,
         report: &mut RequestReport,
     ) -> Result<Option<PassThrough>, Refusal> {
         let config = &self.services.config;
@@ -258,7 +265,6 @@ impl Gate {
             peer: received.client.address,
             ..received.head
         };
-        framing::check_head(&head, &config.limits)?;
         let Some(target) = received.target else {
             return Ok(None);
         };
@@ -287,7 +293,7 @@ impl Gate {
             Some(caller.principal.name.clone())
         };
         let admitted = self.admit(principal.as_ref(), received, report)?;
-        framing::check_content_length(head.headers, route.body.bytes_max)?;
+        framing::check_content_length(content_length, route.body.bytes_max)?;
         let origin = PassThroughOrigin {
             request: received.id.clone(),
             trace: received.trace,
@@ -356,8 +362,6 @@ impl Gate {
         received: &ReceivedRequest<'a>,
         report: &mut RequestReport,
     ) -> Result<Routed<'a>, Refusal> {
-        let bytes_max = u64::try_from(self.services.config.limits.body_bytes).unwrap_or(u64::MAX);
-        framing::check_content_length(received.head.headers, bytes_max)?;
         let method = received.head.method;
         if *method == Method::CONNECT || *method == Method::TRACE {
             let known = received

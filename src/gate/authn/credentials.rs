@@ -86,7 +86,7 @@ impl BasicCredentials {
 fn has_control(text: &str) -> bool {
     // Nearly every password is ASCII, and every request with one passes here.
     if text.is_ascii() {
-        text.bytes().any(|byte| byte.is_ascii_control())
+        text.bytes().any(|byte| matches!(byte, 0..=0x1f | 0x7f))
     } else {
         text.chars().any(char::is_control)
     }

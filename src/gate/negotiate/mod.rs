@@ -169,10 +169,17 @@ fn best(ranges: &[MediaRange<'_>], offers: &[MediaOffer]) -> Option<&'static str
                 chosen = Some(offer.sent);
                 rank = (quality, exact);
             }
+            // Most clients name the type that they want. Nothing ranks higher.
+            if rank == HIGHEST_RANK {
+                return chosen;
+            }
         }
     }
     chosen
 }
+
+/// The rank of a type that is named exactly and without a weight.
+const HIGHEST_RANK: (u16, u8) = (1000, 2);
 
 /// Most requests name fewer media ranges.
 const RANGES: usize = 4;
@@ -450,6 +457,11 @@ pub(super) fn body_encoding(
         return Err(refusal());
     }
     let text = value.to_str().map_err(|_not_ascii| refusal())?;
+    let taken = entity.accepted_types(strict);
+    // Most clients send the type as it is written here, without parameters.
+    if let Some((_, encoding)) = taken.iter().find(|(known, _)| *known == text) {
+        return Ok(Some(*encoding));
+    }
     let mut parts = split_outside_quotes(text, b';');
     let media = parts.next().unwrap_or_default().trim();
     for parameter in parts
@@ -462,8 +474,8 @@ pub(super) fn body_encoding(
             return Err(refusal());
         }
     }
-    let mut taken = entity.accepted_types(strict).iter();
     taken
+        .iter()
         .find(|(known, _)| known.eq_ignore_ascii_case(media))
         .map(|(_, encoding)| Some(*encoding))
         .ok_or_else(refusal)

@@ -89,9 +89,9 @@ async fn read_file(
     limits: &Limits,
     body: &mut IncomingBody<'_>,
 ) -> Result<ResponseDraft, Refusal> {
-    framing::check_head(&received.head, limits)?;
+    let content_length = framing::check_head(&received.head, limits)?;
     let bytes_max = u64::try_from(limits.body_bytes).unwrap_or(u64::MAX);
-    framing::check_content_length(received.head.headers, bytes_max)?;
+    framing::check_content_length(content_length, bytes_max)?;
     let method = received.head.method;
     if *method != Method::GET && *method != Method::HEAD {
         return Err(Refusal::from(Code::MethodNotAllowed).with(header::ALLOW, METHODS));
