@@ -12,7 +12,14 @@ import time
 from servers import ACCEPT, PASSWORD, USER, VERSION
 
 CLIENTS = 32
-AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+
+def authorization(user):
+    """Credentials of a user; all have the same password."""
+    return "Basic " + base64.b64encode(f"{user}:{PASSWORD}".encode()).decode()
+
+
+AUTHORIZATION = authorization(USER)
 HEADERS = {
     "Authorization": AUTHORIZATION,
     "X-Cloud-Client-Specification-Version": VERSION,

@@ -25,14 +25,13 @@ UPLOAD_BYTES = 16 << 20
 class Edge:
     """The gateway, nginx and HAProxy, each on a plain port and one with TLS, before the same upstreams."""
 
-    def __init__(self, run, suffix=""):
+    def __init__(self, run, suffix="", key_kind=("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")):
         them = self.servers = run.servers
         folder = them.folder
         them.folder.chmod(0o755)
-        certificate, key, pem = (folder / name for name in ("edge.crt", "edge.key", "edge.pem"))
+        certificate, key, pem = (folder / f"edge{suffix}.{ending}" for ending in ("crt", "key", "pem"))
         names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-        command = ["openssl", "req", "-x509", "-nodes", "-days", "30", *curve, "-keyout", str(key), "-out", str(certificate), *names]
+        command = ["openssl", "req", "-x509", "-nodes", "-days", "30", *key_kind, "-keyout", str(key), "-out", str(certificate), *names]
         subprocess.run(command, check=True, capture_output=True)
         pem.write_text(certificate.read_text() + key.read_text())
         self.sink = Sink()
@@ -107,9 +106,9 @@ def h2load(port, path, streams, body=None):
     return once
 
 
-def compared(run, name, target, reach):
+def compared(run, name, target, reach, field=None):
     """Rates and processor time of one kind of request, beside the better peer of each. A target is a function of a name."""
-    field = edge(run)
+    field = field or edge(run)
     spent = {}
 
     def timed(who):
@@ -202,6 +201,36 @@ def access_log(run):
     )
     rate = {who: load.median(all) for who, all in found.items()}
     return [Row("enforced GET with an access log", rate["with"], "req/s", "without", rate["without"], at_least(0.97))]
+
+
+def spans(run):
+    """Enforced GETs of a gateway that sends every request as a span to a collector, beside one that sends none."""
+    field = edge(run)
+    collector = Sink()
+    tracing = f'[tracing]\nendpoint = "http://127.0.0.1:{collector.port}/v1/traces"\n'
+    traced = run.servers.snapgate("edge-traced", sim(4), extra=tracing)
+    spent = {}
+
+    def timed(who, gateway):
+        once = wrk(f"http://127.0.0.1:{gateway.port}{BACKUP}")
+
+        def measured(seconds):
+            before = processor(gateway.process.pid)
+            rate = once(seconds)
+            spent.setdefault(who, []).append((processor(gateway.process.pid) - before) / (rate * seconds) * 1e6)
+            return rate
+
+        return measured
+
+    found = load.rounds([("with", timed("with", traced)), ("without", timed("without", field.plain))], run.rounds, run.seconds)
+    rate = {who: load.median(all) for who, all in found.items()}
+    cost = {who: load.median(all) for who, all in spent.items()}
+    run.servers.stop(traced.process)
+    collector.close()
+    return [
+        Row("enforced GET with export of spans", rate["with"], "req/s", "without", rate["without"], shown()),
+        Row("processor time of the same", cost["with"], "us", "without", cost["without"], shown(), smaller=True),
+    ]
 
 
 def idle(run):

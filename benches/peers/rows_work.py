@@ -141,7 +141,7 @@ LOOKS = 0.2
 def polled_at(run):
     """By a VM manager in this process that only answers when it is asked."""
     path = run.servers.folder / "polled.socket"
-    manager = Untold(str(path))
+    manager = SilentManager(str(path))
     threading.Thread(target=manager.serve_forever, daemon=True).start()
     backend = f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\n[backend.sim]\nsimulator = "unix:{path}"\n'
     gateway = run.servers.snapgate("polled", backend, settings=f'poll_min = "{LOOKS}s"\npoll_max = "{LOOKS}s"')
@@ -157,19 +157,29 @@ def polled_at(run):
     return late
 
 
-class Untold(socketserver.ThreadingUnixStreamServer):
+class SilentManager(socketserver.ThreadingUnixStreamServer):
     """The simulator of docs/adapters/sim.md: one line of JSON each way, and nothing that it says by itself."""
 
     daemon_threads = True
 
     def __init__(self, path):
         self.ends, self.duration, self.last_end = {}, 0.0, 0.0
-        super().__init__(path, Untold.Call)
+        self.polls, self.connections, self.connections_at_once = 0, 0, 0
+        self.counting = threading.Lock()
+        super().__init__(path, SilentManager.Call)
 
     class Call(socketserver.StreamRequestHandler):
         def handle(self):
+            self.server.count(1)
             asked = json.loads(self.rfile.readline())
             self.wfile.write(json.dumps(self.server.answer(asked)).encode() + b"\n")
+            self.server.count(-1)
+
+    def count(self, change):
+        """Connections that are open; one more or less."""
+        with self.counting:
+            self.connections += change
+            self.connections_at_once = max(self.connections_at_once, self.connections)
 
     def answer(self, asked):
         backup = {"id": "456", "identity": "first", "name": "words", "created": 1_700_000_000_000}
@@ -189,6 +199,7 @@ class Untold(socketserver.ThreadingUnixStreamServer):
                 self.last_end = self.ends.setdefault(task, time.time() + self.duration)
                 return {"task": task}
             case "poll":
+                self.polls += 1
                 end = self.ends.get(asked["task"])
                 return "gone" if end is None else "done" if time.time() >= end else {"running": 50}
             case _:

@@ -106,7 +106,7 @@ class Servers:
         path = self.render("haproxy.cfg", "haproxy.cfg", values)
         return self.start(["haproxy", "-db", "-f", str(path)], "haproxy.log")
 
-    def snapgate(self, name, backends, extra="", grants=1, log=False, settings="", environment=None):
+    def snapgate(self, name, backends, extra="", grants=1, log=False, settings="", server=""):
         """One gateway with one worker thread, in a folder of its own. Waits until it is ready."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
@@ -124,6 +124,7 @@ class Servers:
             "backends": backends,
             "log": "true" if log else "false",
             "settings": settings,
+            "server": server,
             "extra": extra,
         }
         path = self.render("snapgate.toml", f"{name}/snapgate.toml", values)

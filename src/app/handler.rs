@@ -8,8 +8,10 @@ use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::gate;
+use crate::gate::ApiToken;
 use crate::gate::Body;
 use crate::gate::Code;
 use crate::gate::Gate;
@@ -30,10 +32,32 @@ use crate::telemetry;
 use crate::telemetry::AccessRecord;
 use crate::telemetry::Metrics;
 
+/// What a gate is made of.
+#[derive(Debug)]
+struct GateParts {
+    config: gate::Config,
+    /// The API tokens of the cluster, which count instead of those of the configuration.
+    shared_tokens: Option<Vec<ApiToken>>,
+}
+
+impl GateParts {
+    /// `None` of the tokens in the configuration means that no tokens are accepted, shared ones neither.
+    fn effective(&self) -> gate::Config {
+        let mut config = self.config.clone();
+        if let (Some(tokens), Some(shared)) = (&mut config.credentials.tokens, &self.shared_tokens)
+        {
+            tokens.clone_from(shared);
+        }
+        config
+    }
+}
+
 /// The active gate, and the state that outlives it.
 #[derive(Debug)]
 pub(crate) struct GatewayHandler {
     gate: ArcSwap<Gate>,
+    /// What the gate was made of.
+    parts: Mutex<GateParts>,
     shared: Arc<ProcessState>,
     service: Arc<dyn OperationsApi>,
     clock: Arc<dyn Clock>,
@@ -51,7 +75,7 @@ impl GatewayHandler {
         metrics: Metrics,
     ) -> Self {
         let gate = Gate::new(
-            config,
+            config.clone(),
             Arc::clone(&service),
             Arc::clone(&clock),
             metrics.clone(),
@@ -59,6 +83,10 @@ impl GatewayHandler {
         );
         Self {
             gate: ArcSwap::from_pointee(gate),
+            parts: Mutex::new(GateParts {
+                config,
+                shared_tokens: None,
+            }),
             shared,
             service,
             clock,
@@ -81,8 +109,22 @@ impl GatewayHandler {
 
     /// Requests that come from now on are decided by this; those under way by what was before.
     pub(crate) fn reload(&self, config: gate::Config) {
+        let mut parts = self.parts.lock();
+        parts.config = config;
+        self.renew(&parts);
+    }
+
+    /// The same with the API tokens of the cluster, which stay through reloads.
+    pub(crate) fn share_tokens(&self, tokens: Vec<ApiToken>) {
+        let mut parts = self.parts.lock();
+        parts.shared_tokens = Some(tokens);
+        self.renew(&parts);
+    }
+
+    /// Called with the parts locked: the last change is what counts.
+    fn renew(&self, parts: &GateParts) {
         let gate = Gate::new(
-            config,
+            parts.effective(),
             Arc::clone(&self.service),
             Arc::clone(&self.clock),
             self.metrics.clone(),

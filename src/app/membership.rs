@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::app::StartError;
 use crate::app::active::ActiveOperations;
+use crate::app::cluster_tokens::ClusterTokens;
 use crate::app::handler::GatewayHandler;
 use crate::app::term::Term;
 use crate::app::term::TermDeps;
@@ -69,6 +70,7 @@ pub(crate) struct MemberParts {
     pub(crate) active: Arc<ActiveOperations>,
     pub(crate) handler: Arc<GatewayHandler>,
     pub(crate) settings: Arc<Mutex<Settings>>,
+    pub(crate) tokens: ClusterTokens,
     pub(crate) deps: TermDeps,
 }
 
@@ -229,12 +231,18 @@ impl Readiness for Membership {
 
 impl Member {
     async fn run(self) {
-        self.take_part().await;
-        self.leaver.stop();
+        let part = async {
+            self.take_part().await;
+            self.leaver.stop();
+            tokio::select! {
+                () = self.closed.given() => {}
+                // Never won: only the view is kept up to date.
+                _leadership = self.parts.election.win(&|| false) => {}
+            }
+        };
         tokio::select! {
-            () = self.closed.given() => {}
-            // Never won: only the view is kept up to date.
-            _leadership = self.parts.election.win(&|| false) => {}
+            () = part => {}
+            never = self.parts.tokens.follow() => match never {},
         }
     }
 
@@ -313,6 +321,7 @@ impl Member {
             () = self.step_down.notified() => TermEnd::SteppedDown,
             () = self.drain_requested() => TermEnd::SteppedDown,
             () = term.store_failed() => TermEnd::StoreFailed,
+            never = self.parts.tokens.report_use(leadership.term()) => match never {},
         };
         self.parts.election.leave();
         let upkeep = async {
@@ -341,6 +350,8 @@ impl Member {
     }
 
     async fn begin(&self, leadership: &Leadership) -> Result<Arc<Term>, StartError> {
+        // Before anything is answered: a token that was revoked meanwhile is refused from the first request on.
+        self.parts.tokens.load().await?;
         let settings = self.parts.settings.lock().clone();
         let own = (&*self.parts.etcd, &self.parts.election.config().name);
         let store = OpenStore::open_led(

@@ -2,6 +2,7 @@
 
 mod active;
 mod backends;
+mod cluster_tokens;
 mod doctor;
 mod envelope;
 mod etcd_watch;

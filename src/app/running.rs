@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::app::StartError;
 use crate::app::active::ActiveOperations;
+use crate::app::cluster_tokens::ClusterTokens;
 use crate::app::doctor::LiveDoctor;
 use crate::app::etcd_watch::EtcdWatch;
 use crate::app::handler::GatewayHandler;
@@ -22,6 +23,7 @@ use crate::app::term::Term;
 use crate::app::term::TermDeps;
 use crate::app::trace_export::TraceExporter;
 use crate::cluster::Election;
+use crate::cluster::SharedTokens;
 use crate::config;
 use crate::config::PeerChannel;
 use crate::config::Problems;
@@ -186,9 +188,10 @@ fn member_parts(
     handler: &Arc<GatewayHandler>,
     deps: &TermDeps,
 ) -> Option<MemberParts> {
-    let (config, location) = {
+    let (config, location, file) = {
         let settings = settings.lock();
-        (settings.cluster.clone()?, settings.operations.store.clone())
+        let store = settings.operations.store.clone();
+        (settings.cluster.clone()?, store, settings.tokens.clone())
     };
     let StoreLocation::Etcd(etcd) = location else {
         return None;
@@ -201,6 +204,8 @@ fn member_parts(
         Arc::clone(&deps.clock),
         Arc::clone(&deps.metrics),
     );
+    let shared_tokens = SharedTokens::new(connection.clone(), &etcd.prefix);
+    let tokens = ClusterTokens::new(shared_tokens, Arc::clone(handler), file);
     Some(MemberParts {
         etcd,
         connection,
@@ -208,6 +213,7 @@ fn member_parts(
         active: Arc::clone(active),
         handler: Arc::clone(handler),
         settings: Arc::clone(settings),
+        tokens,
         deps: deps.clone(),
     })
 }

@@ -17,6 +17,9 @@ pub enum StartError {
     /// The store of operations cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The API tokens of the cluster cannot be read.
+    #[error("cannot read the API tokens of the cluster: {0}")]
+    Tokens(String),
     /// The metric catalogue is inconsistent: a defect.
     #[error(transparent)]
     Metrics(#[from] MetricsError),

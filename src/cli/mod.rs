@@ -27,6 +27,7 @@ mod store;
 mod successor;
 mod support_bundle;
 mod token;
+mod token_store;
 mod top;
 
 pub use commands::main;

@@ -1,6 +1,5 @@
 //! `snapgate token`: makes, lists and revokes API tokens, with a gateway running on the configuration or not.
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,9 +8,10 @@ use zeroize::Zeroizing;
 
 use crate::cli::CliError;
 use crate::cli::config_file::ConfigFile;
-use crate::cli::effect;
 use crate::cli::effect::Effect;
 use crate::cli::output::Output;
+use crate::cli::token_store::TokenChange;
+use crate::cli::token_store::TokenStore;
 use crate::config;
 use crate::config::Settings;
 use crate::config::TokenFileError;
@@ -116,12 +116,6 @@ fn load(arguments: &ConfigArguments) -> Result<Settings, CliError> {
     )?)
 }
 
-fn file(settings: &Settings) -> Result<&Path, CliError> {
-    settings.tokens.as_deref().ok_or_else(|| {
-        other("no token file is configured; write [authentication] tokens = \"tokens.json\"")
-    })
-}
-
 /// The new token without its hash, checked.
 fn record(
     settings: &Settings,
@@ -193,7 +187,7 @@ fn create(
     mut record: TokenRecord,
     output: &mut Output<'_>,
 ) -> Result<(), CliError> {
-    let file = file(settings)?;
+    let store = TokenStore::of(settings)?;
     let mut random = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *random).map_err(|error| other(error.to_string()))?;
     let token = gate::new_token(&random);
@@ -201,16 +195,7 @@ fn create(
     record.sha256 = digest.map(|digest| digest.to_string()).unwrap_or_default();
     let (name, owner) = (record.name.clone(), record.owner.clone());
     let ends = record.expires.clone();
-    config::change_tokens::<_, CliError>(file, |all| {
-        if all.iter().any(|token| token.name == record.name) {
-            let name = &record.name;
-            return Err(other(format!(
-                "token {name} exists; revoke it first, or choose another name"
-            )));
-        }
-        all.push(record);
-        Ok(())
-    })?;
+    let change = store.add(record)?;
     let ends = ends.map_or_else(
         || "never ends".to_owned(),
         |timestamp| format!("ends {timestamp}"),
@@ -220,14 +205,32 @@ fn create(
     ))?;
     output.print(&format!("{}\n", token.reveal()))?;
     // The command ends when the token is valid, so that a script can use it at once.
-    let text = match effect::wait(&arguments.config.path(), settings)? {
-        Effect::InUse => "the running gateway accepts it now".to_owned(),
+    let text = match store.wait(change, &arguments.config.path(), settings)? {
+        Effect::InUse => format!("{} accepts it now", gateway(change)),
         Effect::NoGateway => "no gateway is running: it is valid from the next start on".to_owned(),
         Effect::Unconfirmed(why) => format!(
-            "the running gateway has not confirmed that it accepts the token: {why}; it reads changed files every second"
+            "{} has not confirmed that it accepts the token: {why}; {}",
+            gateway(change),
+            reading(change)
         ),
     };
     Ok(output.complain(&text)?)
+}
+
+/// Which gateway a change is confirmed by.
+const fn gateway(change: TokenChange) -> &'static str {
+    match change {
+        TokenChange::File => "the running gateway",
+        TokenChange::Cluster(_) => "the active gateway",
+    }
+}
+
+/// When gateways use a change that was not confirmed.
+const fn reading(change: TokenChange) -> &'static str {
+    match change {
+        TokenChange::File => "it reads changed files every second",
+        TokenChange::Cluster(_) => "gateways use changes as soon as etcd announces them",
+    }
 }
 
 /// `live`, or why it cannot be used.
@@ -242,7 +245,7 @@ fn state(record: &TokenRecord, settings: &Settings) -> &'static str {
 }
 
 fn list(settings: &Settings, json: bool, output: &mut Output<'_>) -> Result<(), CliError> {
-    let all = config::read_tokens(file(settings)?)?;
+    let all = TokenStore::of(settings)?.read()?;
     let mut text = String::new();
     for token in &all {
         let state = state(token, settings);
@@ -276,19 +279,15 @@ fn revoke(
     name: &str,
     output: &mut Output<'_>,
 ) -> Result<(), CliError> {
-    config::change_tokens::<_, CliError>(file(settings)?, |all| {
-        let before = all.len();
-        all.retain(|token| token.name.as_str() != name);
-        if all.len() == before {
-            return Err(other(format!("unknown token {name:?}")));
-        }
-        Ok(())
-    })?;
-    let text = match effect::wait(&arguments.config.path(), settings)? {
-        Effect::InUse => "the running gateway refuses it now".to_owned(),
+    let store = TokenStore::of(settings)?;
+    let change = store.revoke(name)?;
+    let text = match store.wait(change, &arguments.config.path(), settings)? {
+        Effect::InUse => format!("{} refuses it now", gateway(change)),
         Effect::NoGateway => "no gateway is running".to_owned(),
         Effect::Unconfirmed(why) => format!(
-            "the running gateway has not confirmed that it refuses the token: {why}; it reads changed files every second"
+            "{} has not confirmed that it refuses the token: {why}; {}",
+            gateway(change),
+            reading(change)
         ),
     };
     Ok(output.complain(&format!("token {name} revoked; {text}"))?)

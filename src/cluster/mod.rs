@@ -5,10 +5,12 @@
 //! | become the active gateway | [`Election::win`] |
 //! | stay it | [`Leadership::hold`] |
 //! | know who is | [`Election::view`] |
+//! | share API tokens | [`SharedTokens`] |
 
 mod config;
 mod election;
 mod leader;
+mod shared_tokens;
 
 pub use config::Config;
 pub use election::ClusterView;
@@ -16,3 +18,6 @@ pub use election::Election;
 pub use election::Leadership;
 pub use election::Lost;
 pub use leader::Leader;
+pub use shared_tokens::SharedTokens;
+pub use shared_tokens::TokenSnapshot;
+pub use shared_tokens::TokenUse;

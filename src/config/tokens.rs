@@ -1,5 +1,7 @@
 //! The file of API tokens: read with the configuration, written by `snapgate token` alone.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -83,6 +85,13 @@ impl TokenRecord {
         })
     }
 
+    /// The record as JSON.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        // A structure of texts is always written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// When it ends; never when `None`.
     #[must_use]
     pub fn ends(&self) -> Option<Timestamp> {
@@ -96,6 +105,44 @@ fn time(text: &str) -> Result<Timestamp, String> {
     humantime::parse_rfc3339(text)
         .map(Timestamp::from_system)
         .map_err(|_malformed| format!("{text:?} is not a time such as 2026-01-31T12:00:00Z"))
+}
+
+/// The tokens that these records, one JSON text by name, are for, and what is wrong with the others.
+#[must_use]
+pub fn api_tokens(records: &BTreeMap<String, String>) -> (Vec<ApiToken>, Vec<String>) {
+    let (mut tokens, mut problems) = (Vec::new(), Vec::new());
+    for (name, text) in records {
+        let record: Result<TokenRecord, _> = serde_json::from_str(text);
+        let token = record
+            .map_err(|error| error.to_string())
+            .and_then(|record| record.token());
+        match token {
+            Ok(token) if token.name.as_str() == name => tokens.push(token),
+            Ok(_) => problems.push(format!("token {name:?}: its record is of another name")),
+            Err(what) => problems.push(format!("token {name:?}: {what}")),
+        }
+    }
+    (tokens, problems)
+}
+
+/// The records as one JSON text by name.
+#[must_use]
+pub fn token_texts(records: &[TokenRecord]) -> BTreeMap<String, String> {
+    let texts = records
+        .iter()
+        .map(|record| (record.name.to_string(), record.to_text()));
+    texts.collect()
+}
+
+/// The records of these texts, one JSON text by name.
+///
+/// # Errors
+/// Which record cannot be read, and why.
+pub fn token_records(texts: &BTreeMap<String, String>) -> Result<Vec<TokenRecord>, String> {
+    let records = texts.iter().map(|(name, text)| {
+        serde_json::from_str(text).map_err(|error| format!("token {name:?} in etcd: {error}"))
+    });
+    records.collect()
 }
 
 /// What the text of a file holds, or what is wrong with it.
@@ -128,7 +175,7 @@ pub(super) fn read(file: &Path, text: &str) -> (Vec<ApiToken>, Vec<Problem>) {
         Err(what) => return (Vec::new(), vec![problem(what)]),
     };
     let (mut tokens, mut problems) = (Vec::new(), Vec::new());
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     for record in records {
         if !names.insert(record.name.clone()) {
             problems.push(problem(format!("duplicate token \"{}\"", record.name)));

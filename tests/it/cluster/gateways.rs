@@ -45,6 +45,16 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 impl Gateways {
     /// Starts so many, at most three, and waits until one is active.
     pub(crate) fn start(count: usize, etcd: &EtcdBed, setup: Setup<'_>) -> Self {
+        Self::start_with(count, etcd, setup, &|_| String::new())
+    }
+
+    /// The same with more sections in the configuration of each, by its name.
+    pub(crate) fn start_with(
+        count: usize,
+        etcd: &EtcdBed,
+        setup: Setup<'_>,
+        more: &dyn Fn(&str) -> String,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
@@ -52,7 +62,8 @@ impl Gateways {
             let (certificate, key) = authority.identity("127.0.0.1");
             fs::write(folder.path().join(format!("{name}.pem")), certificate).unwrap();
             fs::write(folder.path().join(format!("{name}.key")), key).unwrap();
-            let config = config(name, folder.path(), etcd, setup);
+            let mut config = config(name, folder.path(), etcd, setup);
+            config.push_str(&more(name));
             fs::write(folder.path().join(format!("{name}.toml")), config).unwrap();
         }
         let mut gateways = Self {

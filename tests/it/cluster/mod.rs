@@ -8,6 +8,7 @@ mod gateways;
 mod handing_on;
 mod rolling;
 mod store_copy;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::io::Write;
