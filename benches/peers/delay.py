@@ -26,8 +26,8 @@ class DelayingProxy:
             except OSError:
                 return
             server = socket.create_connection(("127.0.0.1", self.target))
-            for it in (client, server):
-                it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for source, target in ((client, server), (server, client)):
                 on_the_way = queue.Queue(MOST)
                 threading.Thread(target=self.read, args=(source, on_the_way), daemon=True).start()

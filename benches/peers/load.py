@@ -116,18 +116,18 @@ class Holder:
 
         def some(number):
             for _ in range(number):
-                it = socket.create_connection(("127.0.0.1", port), 30)
+                client = socket.create_connection(("127.0.0.1", port), 30)
                 if request:
-                    it.sendall(request)
-                self.sockets.append(it)
+                    client.sendall(request)
+                self.sockets.append(client)
 
         threads = [threading.Thread(target=some, args=(count // 4,)) for _ in range(4)]
-        for it in threads:
-            it.start()
-        for it in threads:
-            it.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def close(self):
-        for it in self.sockets:
-            it.close()
+        for client in self.sockets:
+            client.close()
         self.sockets = []

@@ -241,21 +241,21 @@ def idle(run):
     head = f"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Cloud-Client-Specification-Version: {servers.VERSION}\r\n\r\n".encode()
 
     def plain(port):
-        it = socket.create_connection(("127.0.0.1", port), 30)
-        it.sendall(head)
-        it.recv(65536)
-        return it
+        client = socket.create_connection(("127.0.0.1", port), 30)
+        client.sendall(head)
+        client.recv(65536)
+        return client
 
     def tls(port):
-        it = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 30))
-        it.sendall(head)
-        it.recv(65536)
-        return it
+        client = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 30))
+        client.sendall(head)
+        client.recv(65536)
+        return client
 
     def many(port):
-        it = h2.Connection(port)
-        it.send("GET", "/nothing", {"x-cloud-client-specification-version": servers.VERSION})
-        return it
+        client = h2.Connection(port)
+        client.send("GET", "/nothing", {"x-cloud-client-specification-version": servers.VERSION})
+        return client
 
     rows = []
     for name, at, connect, most in (("plain", 0, plain, 16), ("TLS", 1, tls, 28), ("HTTP/2", 1, many, None)):
@@ -268,8 +268,8 @@ def idle(run):
             held += [connect(field.ports[who][at]) for _ in range(count)]
             time.sleep(0.5)
             size[who] = (resident(field.processes[who][at]) - before) / count / 1024
-            for it in held:
-                it.close()
+            for client in held:
+                client.close()
             time.sleep(1)
         note = ", ".join(f"{who} {size[who]:.1f}" for who in PEERS)
         if most:

@@ -13,7 +13,7 @@ BARE = "Pingora, nothing on top"
 
 
 def sim(count, backups=1, duration="1s", more=""):
-    names = ", ".join(f'"vm{it}"' for it in range(count))
+    names = ", ".join(f'"vm{number}"' for number in range(count))
     return (
         f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\n{more}[backend.sim]\nsimulated_vms = [{names}]\n'
         f'simulated_backups = {backups}\nduration = "{duration}"\n'
@@ -81,8 +81,8 @@ def enforced(run):
         ("nginx, bcrypt cost 10", field.target(field.ports["bcrypt"])),
     ]
     found = load.rounds(targets + slow, run.rounds, run.seconds)
-    rate = {name: load.median([it[0] for it in all]) for name, all in found.items()}
-    slowest = {name: load.median([it[1] for it in all]) for name, all in found.items()}
+    rate = {name: load.median([one[0] for one in all]) for name, all in found.items()}
+    slowest = {name: load.median([one[1] for one in all]) for name, all in found.items()}
     own, base = "snapgate, sim", "nginx, no authentication"
     run.bars("GET of a Backup, requests/s", rate)
     rows = [
@@ -113,7 +113,7 @@ def passthrough(run):
         run.rounds,
         run.seconds,
     )
-    rate = {name: load.median([it[0] for it in all]) for name, all in found.items()}
+    rate = {name: load.median([one[0] for one in all]) for name, all in found.items()}
     run.bars("pass-through GET, requests/s", rate)
     best = max(("nginx", "HAProxy"), key=rate.get)
     return [
@@ -160,7 +160,7 @@ def durable(run):
         floor = "append + fdatasync"
         targets = [(name, ours(clients, sent)) for name, sent in ways.items()]
         found = load.rounds([*targets, (floor, bare(clients))], run.rounds, run.seconds)
-        rate = {name: load.median([it[0] for it in all]) for name, all in found.items()}
+        rate = {name: load.median([one[0] for one in all]) for name, all in found.items()}
         reach = at_least(0.3) if clients == 16 else shown()
         rows += [Row(f"{name}, {clients} clients", rate[name], "req/s", floor, rate[floor], reach) for name in ways]
         run.bars(f"durable, {clients} clients, per second", rate)

@@ -20,28 +20,28 @@ GIB = 1 << 30
 
 
 def dense(path, size):
-    with open(path, "wb") as it:
+    with open(path, "wb") as image:
         for _ in range(size // MIB):
-            it.write(os.urandom(MIB))
-        os.fsync(it.fileno())
+            image.write(os.urandom(MIB))
+        os.fsync(image.fileno())
 
 
 def sparse(path, size):
     """64 MiB of data in 64 places, the rest holes."""
-    with open(path, "wb") as it:
-        it.truncate(size)
+    with open(path, "wb") as image:
+        image.truncate(size)
         for at in range(64):
-            it.seek(at * (size // 64))
-            it.write(os.urandom(MIB))
-        os.fsync(it.fileno())
+            image.seek(at * (size // 64))
+            image.write(os.urandom(MIB))
+        os.fsync(image.fileno())
 
 
 def cp(how, source, target):
     """Seconds of cp and of making it durable."""
     began = time.perf_counter()
     subprocess.run(["cp", how, str(source), str(target)], check=True)
-    with open(target, "rb") as it:
-        os.fsync(it.fileno())
+    with open(target, "rb") as copy:
+        os.fsync(copy.fileno())
     took = time.perf_counter() - began
     os.unlink(target)
     return took
@@ -221,7 +221,7 @@ def growth(run):
             run.rounds,
             run.seconds,
         )
-        middle = {key: median([median(it) for it in all]) * 1e6 for key, all in found.items()}
+        middle = {key: median([median(one) for one in all]) * 1e6 for key, all in found.items()}
         each = (after.memory - before.memory) / max(1, many - few)
         for verb in ("get", "accept"):
             reach = at_least(1 / 1.2)

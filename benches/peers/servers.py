@@ -23,9 +23,9 @@ ACTIONS = '["read", "create", "update", "protect", "delete", "restore", "observe
 
 def free_port():
     """A port that is free now."""
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        return it.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_for(port, seconds=30):
@@ -61,31 +61,31 @@ class Servers:
         return output(command).split(":", 1)[1]
 
     def start(self, command, log):
-        it = subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=open(self.folder / log, "wb"),
             cwd=self.folder,
         )
-        self.running.append(it)
-        return it
+        self.running.append(process)
+        return process
 
-    def stop(self, it):
+    def stop(self, process):
         """Asks it to stop, and waits until it has."""
-        if it in self.running:
-            self.running.remove(it)
-        if it.poll() is None:
-            it.send_signal(signal.SIGTERM)
+        if process in self.running:
+            self.running.remove(process)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
             try:
-                it.wait(15)
+                process.wait(15)
             except subprocess.TimeoutExpired:
-                it.kill()
-                it.wait()
+                process.kill()
+                process.wait()
 
     def stop_all(self):
-        for it in list(reversed(self.running)):
-            self.stop(it)
+        for process in list(reversed(self.running)):
+            self.stop(process)
 
     def render(self, template, name, values):
         text = (HERE / template).read_text()
@@ -106,14 +106,14 @@ class Servers:
         path = self.render("haproxy.cfg", "haproxy.cfg", values)
         return self.start(["haproxy", "-db", "-f", str(path)], "haproxy.log")
 
-    def snapgate(self, name, backends, extra="", grants=1, log=False, settings="", server=""):
+    def snapgate(self, name, backends, extra="", grants=1, log=False, settings="", server="", store='store = "operations.sqlite"'):
         """One gateway with one worker thread, in a folder of its own. Waits until it is ready."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         port, admin = free_port(), free_port()
         others = "".join(
-            f'[[grant]]\nto = ["user:{USER}"]\nactions = ["read"]\nvms = ["other-{it}-*"]\n'
-            for it in range(1, grants)
+            f'[[grant]]\nto = ["user:{USER}"]\nactions = ["read"]\nvms = ["other-{number}-*"]\n'
+            for number in range(1, grants)
         )
         values = {
             "port": port,
@@ -125,6 +125,7 @@ class Servers:
             "log": "true" if log else "false",
             "settings": settings,
             "server": server,
+            "store": store,
             "extra": extra,
         }
         path = self.render("snapgate.toml", f"{name}/snapgate.toml", values)
@@ -163,10 +164,15 @@ class Gateway:
 
 def bare_program():
     """Pingora with nothing on top, built when it is not."""
-    command = ["cargo", "build", "--release", "--locked", "--bench", "bare", "--message-format", "json"]
+    return bench_program("bare")
+
+
+def bench_program(name):
+    """The path of a program of benches/."""
+    command = ["cargo", "build", "--release", "--locked", "--bench", name, "--message-format", "json"]
     built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     found = [json.loads(line).get("executable") for line in built.splitlines()]
-    return next(it for it in reversed(found) if it)
+    return next(path for path in reversed(found) if path)
 
 
 def output(command):

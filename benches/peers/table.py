@@ -96,7 +96,7 @@ def as_svg(title, groups):
         drawn.append(f'<text x="10" y="{y}" font-weight="bold">{escape(name)}</text>')
         y += 10
         most = max(values.values(), default=0) or 1
-        for label, value in sorted(values.items(), key=lambda it: -it[1]):
+        for label, value in sorted(values.items(), key=lambda pair: -pair[1]):
             colour = "#c2410c" if label.startswith("snapgate") else "#64748b"
             length = max(1, value / most * width)
             drawn.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(label)}</text>')

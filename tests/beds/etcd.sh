@@ -7,12 +7,13 @@
 #   etcd.sh leader FOLDER            prints the number of the member that leads
 #   etcd.sh start FOLDER MEMBER      starts a member that was killed or stopped by TERM
 #   etcd.sh signal FOLDER MEMBER SIG sends a signal: KILL, STOP, CONT or TERM
+#   etcd.sh cut FOLDER MEMBER        cuts a member off from everything, with NETWORKS
+#   etcd.sh mend FOLDER MEMBER       takes that back
 #   etcd.sh ctl FOLDER ARGUMENTS...  runs etcdctl on all members
 #   etcd.sh down FOLDER              kills the members and removes the folder
 #
 # In the environment: TLS=1 for certificates (FOLDER/ca.pem, FOLDER/client.pem, FOLDER/client.key, which members demand), QUOTA for
-# another quota in bytes, ADDRESSES for one address a member instead of 127.0.0.1, each perhaps in a network namespace of its own,
-# NAMESPACES for their names.
+# another quota in bytes, PORTS for two ports a member, NETWORKS=1 for a network namespace for each member, all on one bridge.
 set -euo pipefail
 
 command=${1:?which command}
@@ -24,7 +25,7 @@ if [ "$command" = install ]; then
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
     chmod +x /usr/sbin/policy-rc.d
   fi
-  apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends etcd-server etcd-client openssl iproute2 >/dev/null
+  apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends etcd-server etcd-client faketime openssl iproute2 >/dev/null
   exit 0
 fi
 
@@ -63,6 +64,37 @@ certificates() { # addresses
   cd - >/dev/null
 }
 
+# A bridge, and for each member a namespace with an address on it. Their names are those of the bridge with the number of the member.
+make_networks() { # how many
+  local bridge network member
+  network=10.$((RANDOM % 200 + 20)).$((RANDOM % 250))
+  bridge=sg$(printf '%04x%02x' $((RANDOM % 65536)) $(($$ % 256)))
+  echo "$bridge" >"$folder/bridge"
+  ip link add "$bridge" type bridge
+  ip address add "$network.1/24" dev "$bridge"
+  ip link set "$bridge" up
+  for ((member = 0; member < $1; member++)); do
+    ip netns add "$bridge-$member"
+    ip link add "$bridge-$member" type veth peer name eth0 netns "$bridge-$member"
+    ip link set "$bridge-$member" master "$bridge" up
+    ip -n "$bridge-$member" address add "$network.$((member + 10))/24" dev eth0
+    ip -n "$bridge-$member" link set eth0 up
+    ip -n "$bridge-$member" link set lo up
+    addresses+=("$network.$((member + 10))")
+    namespaces+=("$bridge-$member")
+  done
+}
+
+remove_networks() {
+  [ -e "$folder/bridge" ] || return 0
+  local bridge namespace
+  bridge=$(cat "$folder/bridge")
+  for namespace in $(ip netns list | awk '{ print $1 }' | grep "^$bridge-" || true); do
+    ip netns delete "$namespace"
+  done
+  ip link delete "$bridge" 2>/dev/null || true
+}
+
 start() { # member
   local member=$1 arguments
   mapfile -t arguments <"$folder/$member.arguments"
@@ -87,9 +119,9 @@ case $command in
 up)
   members=${3:-3}
   if [ ! -e "$folder/endpoints" ]; then
-    read -r -a ports < <(free_ports $((members * 2)))
-    read -r -a addresses <<<"${ADDRESSES:-}"
-    read -r -a namespaces <<<"${NAMESPACES:-}"
+    read -r -a ports <<<"${PORTS:-$(free_ports $((members * 2)))}"
+    addresses=() namespaces=()
+    [ -z "${NETWORKS:-}" ] || make_networks "$members"
     scheme=http tls=()
     if [ -n "${TLS:-}" ]; then
       certificates "${addresses[@]}"
@@ -131,6 +163,8 @@ leader)
   fail "no leader"
   ;;
 start) start "${3:?which member}" ;;
+cut) ip link set "$(cat "$folder/bridge")-${3:?which member}" nomaster ;;
+mend) ip link set "$(cat "$folder/bridge")-${3:?which member}" master "$(cat "$folder/bridge")" ;;
 signal) kill -s "${4:?which signal}" "$(pid_of "${3:?which member}")" ;;
 ctl)
   shift 2
@@ -140,6 +174,7 @@ down)
   for file in "$folder"/*.pid; do
     [ ! -e "$file" ] || kill -KILL "$(cat "$file")" 2>/dev/null || true
   done
+  remove_networks
   rm -rf "$folder"
   ;;
 *) fail "no command $command" ;;

@@ -317,6 +317,10 @@ class World:
         )
         kind = c["type"]
         archive = Archive(self.d, storage, kind, vm, time.strftime("%Y_%m_%d-%H_%M_%S"))
+        # A real job takes more than a second, so that no two of a guest have one name.
+        while os.path.exists(archive.file):
+            time.sleep(0.05)
+            archive = Archive(self.d, storage, kind, vm, time.strftime("%Y_%m_%d-%H_%M_%S"))
         at = archive.file
         say(f"INFO: starting new backup job: vzdump {vm} --storage {storage}")
         say(f"INFO: Starting Backup of VM {vm} ({kind})")

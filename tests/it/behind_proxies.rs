@@ -5,7 +5,6 @@ use std::io::Read;
 use std::io::Write;
 use std::net::Shutdown;
 use std::net::SocketAddr;
-use std::net::TcpListener;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Child;
@@ -20,6 +19,7 @@ use crate::harness::Gateway;
 use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::hostile;
+use crate::ports::free_port;
 use crate::requirements::require_programs;
 
 /// A running proxy, with the log of what it passed on; stopped when dropped.
@@ -48,10 +48,8 @@ impl Peer {
     }
 }
 
-/// A port that was free a moment ago: these programs cannot be given a socket.
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
 fn run(program: &str, arguments: &[&str], folder: TempDir, address: SocketAddr) -> Peer {
@@ -75,7 +73,7 @@ fn run(program: &str, arguments: &[&str], folder: TempDir, address: SocketAddr) 
 
 fn nginx(gateway: SocketAddr) -> Peer {
     let folder = tempfile::tempdir().unwrap();
-    let address = free_port();
+    let address = free_address();
     let here = folder.path().display();
     let config = format!(
         "daemon off;\nmaster_process off;\nworker_processes 1;\npid {here}/pid;\nerror_log stderr;\n\
@@ -96,7 +94,7 @@ fn nginx(gateway: SocketAddr) -> Peer {
 
 fn haproxy(gateway: SocketAddr) -> Peer {
     let folder = tempfile::tempdir().unwrap();
-    let address = free_port();
+    let address = free_address();
     let config = format!(
         "global\n  log stdout format raw local0\n  maxconn 64\ndefaults\n  mode http\n  log global\n  retries 0\n\
          \n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n  option http-no-delay\n  http-reuse always\n\

@@ -279,7 +279,18 @@ impl Process {
 
     /// The same, with standard error in a file.
     pub(crate) fn start_logging(arguments: &[&str], log: fs::File) -> Self {
-        Self::launch_with(arguments, log.into(), |_pid| {})
+        Self::start_in(&[], arguments, log)
+    }
+
+    /// The same with variables of the environment.
+    pub(crate) fn start_in(
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+        log: fs::File,
+    ) -> Self {
+        let mut command = program();
+        command.args(arguments).envs(environment.iter().copied());
+        Self::launch_with(command, log.into(), |_pid| {})
             .unwrap_or_else(|printed| panic!("it ended before it was ready: {printed:?}"))
     }
 
@@ -288,20 +299,17 @@ impl Process {
     /// # Errors
     /// What it printed, when it ended before it was ready.
     pub(crate) fn launch(arguments: &[&str], born: impl FnOnce(u32)) -> Result<Self, Vec<String>> {
-        Self::launch_with(arguments, Stdio::null(), born)
+        let mut command = program();
+        command.args(arguments);
+        Self::launch_with(command, Stdio::null(), born)
     }
 
     fn launch_with(
-        arguments: &[&str],
+        mut command: Command,
         log: Stdio,
         born: impl FnOnce(u32),
     ) -> Result<Self, Vec<String>> {
-        let mut child = program()
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         born(child.id());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut printed = Vec::new();

@@ -18,7 +18,6 @@ use std::process::Command;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -43,6 +42,7 @@ use crate::harness::settings_for_alice;
 use crate::http2;
 use crate::http2::Answer;
 use crate::http2::Connection;
+use crate::ports::free_port;
 
 /// The ports in [`settings_for_alice`].
 const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
@@ -124,18 +124,13 @@ impl Secured {
     }
 }
 
-/// Ports that neither other tests nor outgoing connections get from the system, others at each call.
-fn free_ports() -> [TcpListener; 2] {
-    static CALLS: AtomicU16 = AtomicU16::new(0);
-    let base = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
-    let first = base + 8 * CALLS.fetch_add(1, Ordering::Relaxed);
-    let mut free = (first..32_000).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    [free.next().unwrap(), free.next().unwrap()]
+fn listen() -> TcpListener {
+    TcpListener::bind(("127.0.0.1", free_port())).unwrap()
 }
 
 impl Service {
     fn start(way: Way, folder: TempDir, settings: &str) -> Self {
-        let ports = free_ports();
+        let ports = [listen(), listen()];
         let [api, admin] = [&ports[0], &ports[1]].map(|port| port.local_addr().unwrap());
         let server = format!("[server]\nlisten = \"{api}\"\nadmin = \"{admin}\"\n{settings}");
         let text = settings_for_alice(FILES).replace(PORTS, &server);

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::ports::free_port;
+
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/beds/etcd.sh");
 
 /// A cluster of members on this machine.
@@ -27,7 +29,10 @@ impl EtcdBed {
             folder,
             endpoints: Vec::new(),
         };
-        bed.run_with(&["up"], &[&members.to_string()], variables);
+        let ports: Vec<_> = (0..2 * members).map(|_| free_port().to_string()).collect();
+        let ports = ports.join(" ");
+        let variables = [variables, &[("PORTS", ports.as_str())]].concat();
+        bed.run_with(&["up"], &[&members.to_string()], &variables);
         let endpoints = bed.run("endpoints", &[]);
         bed.endpoints = endpoints.lines().map(str::to_owned).collect();
         bed
@@ -65,6 +70,12 @@ impl EtcdBed {
     /// Sends a signal to a member.
     pub(crate) fn signal(&self, member: usize, signal: &str) {
         self.run("signal", &[&member.to_string(), signal]);
+    }
+
+    /// Cuts a member off from the others and from all gateways, or takes that back. Needs `NETWORKS`.
+    pub(crate) fn cut(&self, member: usize, is_cut: bool) {
+        let command = if is_cut { "cut" } else { "mend" };
+        self.run(command, &[&member.to_string()]);
     }
 
     /// Starts a member that was killed.

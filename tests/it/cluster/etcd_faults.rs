@@ -20,6 +20,8 @@ use crate::kill::history::Accepted;
 use crate::kill::simulated_vmm::Behaviour;
 use crate::kill::simulated_vmm::FakeVmm;
 use crate::prng::Prng;
+use crate::requirements::require_programs;
+use crate::requirements::require_root;
 
 /// Seconds. Longer than the election of an etcd leader.
 const LEASE: u64 = 5;
@@ -49,6 +51,7 @@ impl Bed {
             lease: LEASE,
             simulator: &socket,
             peers: true,
+            clocks: false,
         };
         Self {
             gateways: Gateways::start(gateways, &etcd, setup),
@@ -70,9 +73,47 @@ impl Bed {
     }
 }
 
+/// What happens to a member of etcd for a while.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Killed,
+    Stopped,
+    CutOff,
+}
+
+impl Harm {
+    fn begin(self, etcd: &EtcdBed, member: usize) {
+        match self {
+            Self::Killed => etcd.signal(member, "KILL"),
+            Self::Stopped => etcd.signal(member, "STOP"),
+            Self::CutOff => etcd.cut(member, true),
+        }
+    }
+
+    fn end(self, etcd: &EtcdBed, member: usize) {
+        match self {
+            Self::Killed => etcd.restart(member),
+            Self::Stopped => etcd.signal(member, "CONT"),
+            Self::CutOff => etcd.cut(member, false),
+        }
+    }
+}
+
 #[apply(test)]
 fn nothing_is_lost_when_etcd_members_die_or_hang() {
-    let bed = Bed::start(2, &[]);
+    harm_members(&[], &[Harm::Killed, Harm::Stopped]);
+}
+
+#[apply(test)]
+fn nothing_is_lost_when_an_etcd_member_is_cut_off() {
+    require_programs(&["ip"]);
+    require_root("it makes network namespaces");
+    harm_members(&[("NETWORKS", "1")], &[Harm::CutOff]);
+}
+
+/// Harms one member after the other, every other time the leader, under load.
+fn harm_members(variables: &[(&str, &str)], harms: &[Harm]) {
+    let bed = Bed::start(2, variables);
     let world = Arc::new(World {
         patience: Duration::from_secs(15),
         is_conditional: true,
@@ -98,15 +139,11 @@ fn nothing_is_lost_when_etcd_members_die_or_hang() {
             usize::try_from(prng.below(3)).unwrap()
         };
         leaders += u64::from(member == leader);
-        let is_killed = prng.below(2) == 0;
-        bed.etcd
-            .signal(member, if is_killed { "KILL" } else { "STOP" });
+        let which = prng.below(u64::try_from(harms.len()).unwrap());
+        let harm = harms[usize::try_from(which).unwrap()];
+        harm.begin(&bed.etcd, member);
         std::thread::sleep(Duration::from_millis(500 + prng.below(2500)));
-        if is_killed {
-            bed.etcd.restart(member);
-        } else {
-            bed.etcd.signal(member, "CONT");
-        }
+        harm.end(&bed.etcd, member);
         eventually("the member is back", || {
             let health = bed.etcd.try_ctl(&["endpoint", "health"]);
             health.is_some()
@@ -127,7 +164,7 @@ fn nothing_is_lost_when_etcd_members_die_or_hang() {
         verdict.accepted >= lives(),
         "something was done: {verdict:?}"
     );
-    assert!(leaders > 0, "leaders of etcd died: {leaders}");
+    assert!(leaders > 0, "leaders of etcd were harmed: {leaders}");
 }
 
 #[apply(test)]

@@ -1,11 +1,7 @@
 //! Several gateways as processes, on one etcd and one fake VM manager.
 
 use std::fs;
-use std::hash::BuildHasher;
-use std::hash::Hasher;
-use std::hash::RandomState;
 use std::net::SocketAddr;
-use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +15,7 @@ use crate::harness::PATIENCE;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
+use crate::ports::free_port;
 use crate::tls::Authority;
 
 /// How gateways are configured.
@@ -31,12 +28,19 @@ pub(crate) struct Setup<'a> {
     pub(crate) simulator: &'a Path,
     /// Whether gateways on standby hand requests on.
     pub(crate) peers: bool,
+    /// Whether each gateway has a clock of its own.
+    pub(crate) clocks: bool,
 }
+
+/// Debian's package `faketime`.
+pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// Gateways of one cluster; `None` in place of one that was killed.
 #[derive(Debug)]
 pub(crate) struct Gateways {
     folder: TempDir,
+    /// Whether each has a clock of its own: see [`Gateways::set_clock`].
+    clocks: bool,
     pub(crate) running: Vec<Option<Process>>,
 }
 
@@ -45,29 +49,35 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 impl Gateways {
     /// Starts so many, at most three, and waits until one is active.
     pub(crate) fn start(count: usize, etcd: &EtcdBed, setup: Setup<'_>) -> Self {
-        Self::start_with(count, etcd, setup, &|_| String::new())
+        Self::start_with(count, &|_| etcd.toml(), setup, &|_| String::new())
     }
 
-    /// The same with more sections in the configuration of each, by its name.
+    /// The same with the endpoints of etcd for each, by its number, and with more sections in its configuration, by its name.
     pub(crate) fn start_with(
         count: usize,
-        etcd: &EtcdBed,
+        endpoints: &dyn Fn(usize) -> String,
         setup: Setup<'_>,
         more: &dyn Fn(&str) -> String,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
-        for name in &NAMES[..count] {
+        for (number, name) in NAMES[..count].iter().enumerate() {
             let (certificate, key) = authority.identity("127.0.0.1");
             fs::write(folder.path().join(format!("{name}.pem")), certificate).unwrap();
             fs::write(folder.path().join(format!("{name}.key")), key).unwrap();
-            let mut config = config(name, folder.path(), etcd, setup);
+            let mut config = config(name, folder.path(), &endpoints(number), setup);
             config.push_str(&more(name));
             fs::write(folder.path().join(format!("{name}.toml")), config).unwrap();
         }
+        if setup.clocks {
+            for name in &NAMES[..count] {
+                fs::write(folder.path().join(format!("{name}.clock")), "+0").unwrap();
+            }
+        }
         let mut gateways = Self {
             folder,
+            clocks: setup.clocks,
             running: (0..count).map(|_| None).collect(),
         };
         (0..count).for_each(|number| gateways.restart(number));
@@ -88,7 +98,26 @@ impl Gateways {
             .open(file("log"));
         let config = file("toml");
         let arguments = ["serve", "--config", config.to_str().unwrap()];
-        self.running[number] = Some(Process::start_logging(&arguments, log.unwrap()));
+        let clock = file("clock");
+        // The other clocks of the kernel go on as they are: no step moves them.
+        let environment = [
+            ("LD_PRELOAD", FAKETIME),
+            ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
+            ("FAKETIME_CACHE_DURATION", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        let environment = if self.clocks { &environment[..] } else { &[] };
+        let started = Process::start_in(environment, &arguments, log.unwrap());
+        self.running[number] = Some(started);
+    }
+
+    /// Sets the clock of one gateway so many seconds apart from that of the machine.
+    pub(crate) fn set_clock(&self, number: usize, seconds: i64) {
+        let file = self.file(&format!("{}.clock", NAMES[number]));
+        // Replaced as a whole: the gateway reads it at any time.
+        let new = file.with_extension("new");
+        fs::write(&new, format!("{seconds:+}")).unwrap();
+        fs::rename(new, file).unwrap();
     }
 
     pub(crate) fn get(&self, number: usize) -> &Process {
@@ -148,18 +177,6 @@ impl Gateways {
     }
 }
 
-/// A port that was free a moment ago: gateways keep theirs over restarts. Below the ports that the kernel gives to connections, of which
-/// one could have it before the gateway starts.
-pub(crate) fn free_port() -> u16 {
-    loop {
-        let random = RandomState::new().build_hasher().finish();
-        let port = 10_000 + u16::try_from(random % 22_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// Whether it is ready as the active one.
 pub(crate) fn is_active(gateway: &Process) -> bool {
     let metrics = Client::bare(gateway.admin).get("/metrics");
@@ -169,7 +186,7 @@ pub(crate) fn is_active(gateway: &Process) -> bool {
         && Client::bare(gateway.admin).get("/readyz").status == 200
 }
 
-fn config(name: &str, folder: &Path, etcd: &EtcdBed, setup: Setup<'_>) -> String {
+fn config(name: &str, folder: &Path, endpoints: &str, setup: Setup<'_>) -> String {
     let peers = if setup.peers {
         format!(
             "listen = \"127.0.0.1:{}\"\nca = \"ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"",
@@ -220,7 +237,6 @@ audit = "{folder}/{name}.audit"
         admin = free_port(),
         notice = if setup.peers { "3s" } else { "0s" },
         folder = folder.display(),
-        endpoints = etcd.toml(),
         lease = setup.lease,
         simulator = setup.simulator.display(),
         recovery = setup.recovery,

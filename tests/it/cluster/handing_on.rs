@@ -47,6 +47,7 @@ impl Pair {
             lease: 10,
             simulator: &socket,
             peers: true,
+            clocks: false,
         };
         let gateways = Gateways::start(2, &etcd, setup);
         let active = gateways.active();

@@ -1,11 +1,13 @@
 //! Several gateways on one etcd, as whole processes: one dies, hangs or is asked to step down, another one takes over, and the judge of
 //! `kill/` says whether every promise was kept.
 
+mod clocks;
 mod etcd_access;
 pub(crate) mod etcd_bed;
 mod etcd_faults;
 mod gateways;
 mod handing_on;
+mod line;
 mod rolling;
 mod store_copy;
 mod tokens;
@@ -22,6 +24,7 @@ use crate::cluster::etcd_bed::EtcdBed;
 use crate::cluster::gateways::Gateways;
 use crate::cluster::gateways::Setup;
 use crate::cluster::gateways::is_active;
+use crate::cluster::line::Line;
 use crate::harness::eventually;
 use crate::kill::clients;
 use crate::kill::clients::World;
@@ -58,6 +61,16 @@ struct Class {
     points: &'static [Point],
     /// Whether gateways on standby hand requests on.
     peers: bool,
+    victim: Victim,
+}
+
+/// What is killed or stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    /// The active gateway.
+    Gateway,
+    /// The line between it and etcd.
+    Line,
 }
 
 const KILLED: Class = Class {
@@ -76,6 +89,7 @@ const KILLED: Class = Class {
         Point::Done,
     ],
     peers: false,
+    victim: Victim::Gateway,
 };
 const KILLED_REPLAY_SAFE: Class = Class {
     name: "SIGKILL, replay-safe",
@@ -96,6 +110,13 @@ const STOPPED: Class = Class {
         Point::Replied,
     ],
     ..KILLED
+};
+/// The gateway goes on without etcd, and may call the VM manager until its lease is over.
+const CUT_OFF: Class = Class {
+    name: "cut off from etcd beyond the lease, listable",
+    victim: Victim::Line,
+    peers: true,
+    ..STOPPED
 };
 
 /// How it went.
@@ -132,8 +153,11 @@ impl Class {
             lease: LEASE,
             simulator: &socket,
             peers: self.peers,
+            clocks: false,
         };
-        let mut gateways = Gateways::start(3, &etcd, setup);
+        let lines: Vec<Line> = (0..3).map(|_| Line::start(&etcd.endpoints)).collect();
+        let endpoints = |number: usize| lines[number].toml();
+        let mut gateways = Gateways::start_with(3, &endpoints, setup, &|_| String::new());
         let world = Arc::new(World {
             patience: Duration::from_secs(7),
             is_conditional: true,
@@ -154,7 +178,7 @@ impl Class {
         for life in 0..lives {
             let at = usize::try_from(life / 2).unwrap() % self.points.len();
             let point = Some(self.points[at]).filter(|_| life % 2 == 0);
-            let (point, adopted) = self.one_life(&mut gateways, &vmm, point, &mut prng);
+            let (point, adopted) = self.one_life(&mut gateways, &lines, &vmm, point, &mut prng);
             if let Some(point) = point {
                 *moments.entry(point).or_default() += 1;
             }
@@ -187,30 +211,39 @@ impl Class {
     fn one_life(
         self,
         gateways: &mut Gateways,
+        lines: &[Line],
         vmm: &FakeVmm,
         point: Option<Point>,
         prng: &mut Prng,
     ) -> (Option<Point>, Duration) {
         let active = gateways.active();
         std::thread::sleep(Duration::from_millis(prng.below(1500)));
-        let pid = gateways.get(active).pid();
+        let line = &lines[active];
+        let pid = match self.victim {
+            Victim::Gateway => gateways.get(active).pid(),
+            Victim::Line => line.pid(),
+        };
         if let Some(point) = point {
             vmm.arm(pid, point, self.fate);
             std::thread::sleep(MOMENT);
         }
         let at_moment = vmm.disarm();
-        match self.fate {
-            Fate::Killed => gateways.running[active] = None,
-            Fate::Stopped => gateways.get(active).signal("STOP"),
+        match (self.fate, self.victim) {
+            (Fate::Killed, _) => gateways.running[active] = None,
+            (Fate::Stopped, Victim::Gateway) => gateways.get(active).signal("STOP"),
+            (Fate::Stopped, Victim::Line) => line.cut(),
         }
         let (_, adopted) = gateways.active_besides(Some(active));
-        match self.fate {
-            Fate::Killed => gateways.restart(active),
-            Fate::Stopped => {
-                std::thread::sleep(Duration::from_millis(prng.below(500)));
-                gateways.get(active).signal("CONT");
-                gateways.wait_until_on_standby(active);
-            }
+        if self.fate == Fate::Stopped {
+            std::thread::sleep(Duration::from_millis(prng.below(500)));
+        }
+        match (self.fate, self.victim) {
+            (Fate::Killed, _) => gateways.restart(active),
+            (Fate::Stopped, Victim::Gateway) => gateways.get(active).signal("CONT"),
+            (Fate::Stopped, Victim::Line) => line.mend(),
+        }
+        if self.fate == Fate::Stopped {
+            gateways.wait_until_on_standby(active);
         }
         (point.filter(|_| at_moment), adopted)
     }
@@ -277,6 +310,11 @@ fn a_gateway_that_wakes_up_after_its_lease_sends_nothing_more() {
 }
 
 #[apply(test)]
+fn a_gateway_that_is_cut_off_from_etcd_is_replaced_and_sends_nothing_more() {
+    check(CUT_OFF);
+}
+
+#[apply(test)]
 fn one_gateway_is_active_and_the_others_say_so() {
     require_etcd();
     let etcd = EtcdBed::start(1);
@@ -294,6 +332,7 @@ fn one_gateway_is_active_and_the_others_say_so() {
         lease: 10,
         simulator: &socket,
         peers: false,
+        clocks: false,
     };
     let mut gateways = Gateways::start(2, &etcd, setup);
     let active = gateways.active();

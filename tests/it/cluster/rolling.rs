@@ -20,11 +20,11 @@ use crate::client::Client;
 use crate::cluster::etcd_bed::EtcdBed;
 use crate::cluster::gateways::Gateways;
 use crate::cluster::gateways::Setup;
-use crate::cluster::gateways::free_port;
 use crate::cluster::require_etcd;
 use crate::harness::eventually;
 use crate::kill::simulated_vmm::Behaviour;
 use crate::kill::simulated_vmm::FakeVmm;
+use crate::ports::free_port;
 use crate::requirements::require_programs;
 
 /// A load balancer, ended when dropped.
@@ -133,6 +133,7 @@ fn a_rolling_upgrade_fails_no_request_and_loses_no_wait() {
         lease: 10,
         simulator: &socket,
         peers: true,
+        clocks: false,
     };
     let mut gateways = Gateways::start(3, &etcd, setup);
     let balancer = balance(&gateways);

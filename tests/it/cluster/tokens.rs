@@ -65,6 +65,7 @@ fn tokens_and_their_revocation_reach_every_gateway() {
         lease: 3,
         simulator: &socket,
         peers: true,
+        clocks: false,
     };
     // The tokens of the gateway that was alone before, and what it took along into the cluster.
     let alone = folder.path().join("alone.toml");
@@ -81,7 +82,7 @@ fn tokens_and_their_revocation_reach_every_gateway() {
     for name in ["a", "b"] {
         fs::copy(&tokens, folder.path().join(format!("{name}.tokens"))).unwrap();
     }
-    let mut gateways = Gateways::start_with(2, &etcd, setup, &more);
+    let mut gateways = Gateways::start_with(2, &|_| etcd.toml(), setup, &more);
     let active = gateways.active();
     let standby = 1 - active;
     let config = |number: usize| gateways.file(["a.toml", "b.toml"][number]);

@@ -19,6 +19,7 @@ use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::operation_number_as_id;
 use crate::adapters::backup_listing::query_by_listing;
+use crate::adapters::layers::lease_ended;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -48,6 +49,7 @@ use crate::model::VmPage;
 use crate::model::VmRange;
 use crate::operations::testing::backup;
 use crate::public_text;
+use crate::runtime::lease;
 
 /// How the VM manager behaves, and what its adapter declares. They differ in controls only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub(super) struct BackendBehavior {
     pub is_synchronous: bool,
     /// Whether reads never show a change: a control.
     pub hides_changes: bool,
+    /// Whether the lease is looked at right before a call: else a control.
+    pub looks_before_sending: bool,
 }
 
 /// The adapter of one life.
@@ -365,7 +369,11 @@ impl Adapter for SimBackend {
         _: Option<&Evidence>,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        self.world.step().await;
+        self.world.before_call().await;
+        // What sends the bytes looks at the lease once more, right before it does.
+        if self.behavior.looks_before_sending {
+            lease::check_current().map_err(lease_ended)?;
+        }
         let fate = self.draw_fate();
         let lost = || AdapterError::uncertain(FaultKind::TimedOut, no_answer());
         match fate {

@@ -220,10 +220,12 @@ fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &m
                 verdict.against_condition.push(what);
             }
         }
-        let done = executions
-            .iter()
-            .filter(changes)
-            .any(|execution| execution.seq == record.seq);
+        // What has an unknown outcome may go on beside the next one, which says so.
+        let done = record.phase != Phase::Unknown
+            && executions
+                .iter()
+                .filter(changes)
+                .any(|execution| execution.seq == record.seq);
         let name = format!("{vm}/{backup} {:?}", record.preconditions);
         if done && let Some(other) = effective.insert(name, record.seq) {
             let what = format!("{} and {other} were done with one tag", record.seq);

@@ -9,6 +9,7 @@
 )]
 
 mod backend;
+mod cluster;
 pub(super) mod history;
 mod store;
 pub(super) mod world;
@@ -86,6 +87,7 @@ fn behavior_of_seed(seed: u64) -> BackendBehavior {
         settle: Duration::from_secs(20),
         is_synchronous: seed.is_multiple_of(2),
         hides_changes: false,
+        looks_before_sending: true,
     }
 }
 

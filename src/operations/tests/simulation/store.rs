@@ -21,6 +21,7 @@ use crate::operations::store::Counts;
 use crate::operations::store::Created;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
+use crate::runtime::Stop;
 
 /// The connection of one gateway to the disk.
 #[derive(Debug)]
@@ -29,7 +30,29 @@ pub(super) struct SimStore {
     failed: AtomicBool,
     /// Until when it refuses writes.
     refuses_until: std::sync::Mutex<Duration>,
+    term: Option<Term>,
 }
+
+/// The term of a gateway that is one of several.
+#[derive(Clone, Debug)]
+pub(super) struct Term {
+    pub number: u64,
+    /// Given when the lease has ended.
+    pub lost: Stop,
+    /// Whether writes of earlier terms are refused. A control without that must be caught.
+    pub is_fenced: bool,
+}
+
+/// Whether a write may arrive long after its gateway gave up. Updates compare the revision of the record, so that nothing is left
+/// for the fence to refuse; creates have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lateness {
+    Possible,
+    Never,
+}
+
+/// How long a gateway waits for a store that it does not reach.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 fn unavailable() -> StoreError {
     StoreError::Unavailable("simulated".to_owned())
@@ -41,17 +64,75 @@ impl SimStore {
             world,
             failed: AtomicBool::new(false),
             refuses_until: std::sync::Mutex::default(),
+            term: None,
         }
     }
 
+    /// The store as a gateway sees it that leads in this term.
+    pub(super) fn led(world: SimulatedWorld, term: Term) -> Self {
+        Self {
+            term: Some(term),
+            ..Self::new(world)
+        }
+    }
+
+    /// Fails like a request that gets no answer while the gateway is cut off.
+    async fn reach(&self) -> Result<(), StoreError> {
+        if !self.world.is_cut_off() {
+            return Ok(());
+        }
+        tokio::time::sleep(PATIENCE).await;
+        self.world.step().await;
+        Err(unavailable())
+    }
+}
+
+impl Term {
+    /// Refuses a write of a term that is over, or counts one that is not refused.
+    fn check(term: Option<&Self>, state: &mut WorldState) -> Result<(), StoreError> {
+        let Some(term) = term else {
+            return Ok(());
+        };
+        let leads = state
+            .leader
+            .is_some_and(|leader| leader.term == term.number);
+        if !leads && term.is_fenced {
+            return Err(StoreError::Fenced("simulated".to_owned()));
+        }
+        state.stale_writes += usize::from(!leads);
+        Ok(())
+    }
+}
+
+impl SimStore {
     /// One write, which may fail before or after it is applied.
     async fn write<T>(
         &self,
-        apply: impl FnOnce(&mut WorldState) -> Result<T, StoreError> + Send,
+        lateness: Lateness,
+        apply: impl FnOnce(&mut WorldState) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let world = &self.world;
         world.step().await;
+        self.reach().await?;
+        // On its way meanwhile: it arrives even when the gateway is stopped or its lease ends.
         world.delay().await;
+        let late = match lateness {
+            Lateness::Possible => world.lateness(),
+            Lateness::Never => Duration::ZERO,
+        };
+        if !late.is_zero() {
+            // Nobody can call back what is on its way, whatever becomes of the gateway.
+            let (world, term) = (world.clone(), self.term.clone());
+            drop(tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                let mut state = world.state();
+                if Term::check(term.as_ref(), &mut state).is_ok() {
+                    drop(apply(&mut state));
+                }
+            }));
+            tokio::time::sleep(PATIENCE).await;
+            return Err(StoreError::Indeterminate("simulated".to_owned()));
+        }
         if self.failed.load(Ordering::Relaxed) {
             return Err(StoreError::Fatal("failed before".to_owned()));
         }
@@ -67,7 +148,9 @@ impl SimStore {
         let applied = if (fatal || lost) && world.fault(500) {
             None
         } else {
-            Some(apply(&mut world.state()))
+            let mut state = world.state();
+            let fence = Term::check(self.term.as_ref(), &mut state);
+            Some(fence.and_then(|()| apply(&mut state)))
         };
         world.step().await;
         if fatal {
@@ -86,6 +169,7 @@ impl SimStore {
         look: impl FnOnce(&WorldState) -> T + Send,
     ) -> Result<T, StoreError> {
         self.world.step().await;
+        self.reach().await?;
         self.world.delay().await;
         if self.failed.load(Ordering::Relaxed) {
             return Err(StoreError::Fatal("failed before".to_owned()));
@@ -119,7 +203,7 @@ fn find_with_key<'a>(
 #[async_trait]
 impl Store for SimStore {
     async fn create(&self, operation: Arc<Operation>) -> Result<Created, StoreError> {
-        self.write(move |state| {
+        self.write(Lateness::Possible, move |state| {
             if let Some(key) = &operation.idempotency
                 && let scope = operation.intent.key_scope()
                 && let Some(found) = find_with_key(state, &operation.principal, &scope, key)
@@ -140,7 +224,7 @@ impl Store for SimStore {
     }
 
     async fn update(&self, operation: Arc<Operation>) -> Result<(), StoreError> {
-        self.write(move |state| {
+        self.write(Lateness::Never, move |state| {
             let found = state.disk.get_mut(&operation.seq);
             match found.filter(|record| record.revision.next() == operation.revision) {
                 Some(found) => *found = operation,
@@ -178,7 +262,7 @@ impl Store for SimStore {
     }
 
     async fn remove_expired(&self, _: Timestamp, _: u16) -> Result<usize, StoreError> {
-        self.write(|_| Ok(0)).await
+        self.write(Lateness::Never, |_| Ok(0)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
@@ -191,7 +275,7 @@ impl Store for SimStore {
     }
 
     async fn record_heartbeat(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(move |state| {
+        self.write(Lateness::Never, move |state| {
             state.beat = state.beat.max(Some(now));
             Ok(())
         })
@@ -200,6 +284,10 @@ impl Store for SimStore {
 
     async fn last_heartbeat(&self) -> Result<Option<Timestamp>, StoreError> {
         self.simulate_read(|state| state.beat).await
+    }
+
+    fn lost(&self) -> Option<Stop> {
+        self.term.as_ref().map(|term| term.lost.clone())
     }
 
     async fn close(&self) {}

@@ -76,6 +76,35 @@ pub(super) struct WorldState {
     pub steps_to_live: Option<u64>,
     /// Kills so far at such a place.
     pub kills: usize,
+    /// The gateway that leads, with several.
+    pub leader: Option<LeaderState>,
+    /// Terms so far.
+    pub terms: u64,
+    /// Writes of a term that was over, and that the store took.
+    pub stale_writes: usize,
+}
+
+/// What etcd knows of the gateway that leads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeaderState {
+    pub term: u64,
+    /// When its lease ends unless it is renewed.
+    pub expires: Duration,
+}
+
+/// What hinders one gateway.
+#[derive(Debug, Default)]
+pub(super) struct Hindrance {
+    /// It was killed.
+    pub is_dead: bool,
+    /// It is stopped until then, as by SIGSTOP.
+    pub paused_until: Duration,
+    /// It does not reach the store until then.
+    pub cut_until: Duration,
+    /// It is stopped for so long right before its next call.
+    pub pause_before_call: Option<Duration>,
+    /// It is cut off for so long with its next write, which arrives at the end of that.
+    pub late_write: Option<Duration>,
 }
 
 /// A handle to the world, for one life of the gateway. Time is that of the paused runtime, continued over the lives.
@@ -86,6 +115,7 @@ pub(super) struct SimulatedWorld {
     origin: tokio::time::Instant,
     wall_is_late: Duration,
     pub kill: Arc<Notify>,
+    hindrance: Arc<Mutex<Hindrance>>,
 }
 
 impl SimulatedWorld {
@@ -102,6 +132,9 @@ impl SimulatedWorld {
             calm: false,
             steps_to_live: None,
             kills: 0,
+            leader: None,
+            terms: 0,
+            stale_writes: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -109,6 +142,73 @@ impl SimulatedWorld {
             origin: tokio::time::Instant::now(),
             wall_is_late: Duration::ZERO,
             kill: Arc::new(Notify::new()),
+            hindrance: Arc::default(),
+        }
+    }
+
+    /// The same world as one of several gateways sees it, at the same time.
+    pub(super) fn next_gateway(&self, wall_is_late: Duration) -> Self {
+        Self {
+            wall_is_late,
+            kill: Arc::new(Notify::new()),
+            hindrance: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn hindrance(&self) -> MutexGuard<'_, Hindrance> {
+        self.hindrance.lock().unwrap()
+    }
+
+    /// Whether the process of the gateway goes on now.
+    pub(super) fn is_running(&self) -> bool {
+        let hindrance = self.hindrance();
+        !hindrance.is_dead && self.time() >= hindrance.paused_until
+    }
+
+    /// Whether the store cannot be reached now.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.time() < self.hindrance().cut_until
+    }
+
+    /// Right before a call: the worst moment to be stopped.
+    pub(super) async fn before_call(&self) {
+        let now = self.time();
+        {
+            let mut hindrance = self.hindrance();
+            if let Some(long) = hindrance.pause_before_call.take() {
+                hindrance.paused_until = now + long;
+            }
+        }
+        self.step().await;
+    }
+
+    /// With a write on its way: the worst moment to be cut off. Returns how late it arrives.
+    pub(super) fn lateness(&self) -> Duration {
+        let now = self.time();
+        let mut hindrance = self.hindrance();
+        let late = hindrance.late_write.take().unwrap_or_default();
+        if !late.is_zero() {
+            hindrance.cut_until = now + late;
+        }
+        late
+    }
+
+    /// Goes on only while the process does.
+    async fn run(&self) {
+        loop {
+            let (is_dead, paused_until) = {
+                let hindrance = self.hindrance();
+                (hindrance.is_dead, hindrance.paused_until)
+            };
+            if is_dead {
+                std::future::pending::<()>().await;
+            }
+            let left = paused_until.saturating_sub(self.time());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
         }
     }
 
@@ -120,6 +220,7 @@ impl SimulatedWorld {
             origin: tokio::time::Instant::now(),
             wall_is_late,
             kill: Arc::new(Notify::new()),
+            hindrance: Arc::default(),
         }
     }
 
@@ -157,6 +258,7 @@ impl SimulatedWorld {
             self.kill.notify_one();
             std::future::pending::<()>().await;
         }
+        self.run().await;
     }
 
     /// A short pause, now and then a long one, so that concurrent work overtakes.
