@@ -60,7 +60,7 @@ def large(run):
 
 
 def fixed_rate(run):
-    """Latency at a rate that nobody has trouble with."""
+    """Latency at a rate well below what each can do."""
     field = edge(run)
     log = run.servers.folder / "fixed.log"
 

@@ -20,7 +20,7 @@ use crate::operations::StoreLocation;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 
-/// How long the active gateway may take to use a change. It is told of each at once.
+/// How long the active gateway may take to use a change. etcd announces each at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two questions.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -110,8 +110,17 @@ impl Line {
         format!("{urls:?}")
     }
 
+    /// Returns once nothing passes any more.
     pub(crate) fn cut(&self) {
         self.signal(Signal::STOP);
+        eventually("every thread of the line is stopped", || {
+            let threads = format!("/proc/{}/task", self.pid());
+            std::fs::read_dir(threads).unwrap().all(|thread| {
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                // A thread that ended meanwhile has none.
+                stat.is_ok_and(|stat| stat.rsplit(") ").next().unwrap().starts_with('T'))
+            })
+        });
     }
 
     /// What was sent meanwhile arrives now.

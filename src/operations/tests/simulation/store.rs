@@ -22,6 +22,7 @@ use crate::operations::store::Created;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
 use crate::runtime::Stop;
+use crate::runtime::Tasks;
 
 /// The connection of one gateway to the disk.
 #[derive(Debug)]
@@ -121,9 +122,9 @@ impl SimStore {
             Lateness::Never => Duration::ZERO,
         };
         if !late.is_zero() {
-            // Nobody can call back what is on its way, whatever becomes of the gateway.
+            // What is on its way arrives, whatever becomes of the gateway.
             let (world, term) = (world.clone(), self.term.clone());
-            drop(tokio::spawn(async move {
+            drop(Tasks::default().spawn(async move {
                 tokio::time::sleep(late).await;
                 let mut state = world.state();
                 if Term::check(term.as_ref(), &mut state).is_ok() {
