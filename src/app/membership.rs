@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::app::StartError;
 use crate::app::active::ActiveOperations;
+use crate::app::cluster_clock::ClusterClock;
 use crate::app::cluster_tokens::ClusterTokens;
 use crate::app::handler::GatewayHandler;
 use crate::app::term::Term;
@@ -71,6 +72,7 @@ pub(crate) struct MemberParts {
     pub(crate) handler: Arc<GatewayHandler>,
     pub(crate) settings: Arc<Mutex<Settings>>,
     pub(crate) tokens: ClusterTokens,
+    pub(crate) cluster_clock: ClusterClock,
     pub(crate) deps: TermDeps,
 }
 
@@ -243,6 +245,7 @@ impl Member {
         tokio::select! {
             () = part => {}
             never = self.parts.tokens.follow() => match never {},
+            never = self.parts.cluster_clock.follow() => match never {},
         }
     }
 
@@ -322,6 +325,7 @@ impl Member {
             () = self.drain_requested() => TermEnd::SteppedDown,
             () = term.store_failed() => TermEnd::StoreFailed,
             never = self.parts.tokens.report_use(leadership.term()) => match never {},
+            never = self.parts.cluster_clock.announce(leadership.term()) => match never {},
         };
         self.parts.election.leave();
         let upkeep = async {

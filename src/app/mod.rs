@@ -2,6 +2,7 @@
 
 mod active;
 mod backends;
+mod cluster_clock;
 mod cluster_tokens;
 mod doctor;
 mod envelope;

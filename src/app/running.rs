@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::app::StartError;
 use crate::app::active::ActiveOperations;
+use crate::app::cluster_clock::ClusterClock;
 use crate::app::cluster_tokens::ClusterTokens;
 use crate::app::doctor::LiveDoctor;
 use crate::app::etcd_watch::EtcdWatch;
@@ -197,6 +198,13 @@ fn member_parts(
         return None;
     };
     let connection = Connection::new(&etcd);
+    let cluster_clock = ClusterClock::new(
+        connection.clone(),
+        &etcd.prefix,
+        config.name.clone(),
+        Arc::clone(&deps.clock),
+        Arc::clone(&deps.metrics),
+    );
     let election = Election::new(
         connection.clone(),
         &etcd.prefix,
@@ -214,6 +222,7 @@ fn member_parts(
         handler: Arc::clone(handler),
         settings: Arc::clone(settings),
         tokens,
+        cluster_clock,
         deps: deps.clone(),
     })
 }

@@ -88,6 +88,8 @@ struct Members {
     all: Vec<Member>,
     /// The index of the endpoint that is asked.
     current: AtomicUsize,
+    /// The index of the endpoint that answered last.
+    answered: AtomicUsize,
     clients_made: AtomicU64,
     access: Access,
     tasks: Tasks,
@@ -113,6 +115,7 @@ impl Connection {
         Self(Arc::new(Members {
             all: config.endpoints.iter().map(member).collect(),
             current: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
             clients_made: AtomicU64::new(0),
             access: Access::new(config),
             tasks: Tasks::default(),
@@ -269,7 +272,10 @@ impl Connection {
             for _ in &self.0.all {
                 let index = self.0.current.load(Ordering::Relaxed);
                 let error = match self.ask(index, &request).await {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => {
+                        self.report_answer(index);
+                        return Ok(answer);
+                    }
                     Err(error) => error,
                 };
                 if error.is_of_endpoint() {
@@ -350,14 +356,18 @@ impl Connection {
             .checked_add(1)
             .and_then(|next| next.checked_rem(self.0.all.len()))
             .unwrap_or_default();
+        let order = Ordering::Relaxed;
         // When it fails, another request has left this endpoint already.
-        let left =
-            self.0
-                .current
-                .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
-        if left.is_ok() && self.0.all.len() > 1 {
-            let from = self.0.all.get(index).map(|member| member.endpoint.as_str());
-            let to = self.0.all.get(next).map(|member| member.endpoint.as_str());
+        let left = self.0.current.compare_exchange(index, next, order, order);
+        tracing::debug!(endpoint = index, first = left.is_ok(), "etcd endpoint left");
+    }
+
+    /// Logs that another endpoint answers than before: once, however many were tried in between.
+    fn report_answer(&self, index: usize) {
+        let before = self.0.answered.swap(index, Ordering::Relaxed);
+        if before != index {
+            let endpoint = |at: usize| self.0.all.get(at).map(|member| member.endpoint.as_str());
+            let (from, to) = (endpoint(before), endpoint(index));
             tracing::info!(from, to, "etcd endpoint changed");
         }
     }

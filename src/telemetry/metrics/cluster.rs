@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use prometheus::GaugeVec;
 use prometheus::HistogramVec;
 use prometheus::IntCounterVec;
 use prometheus::IntGaugeVec;
 use prometheus::Registry;
 
 use crate::telemetry::metrics::register::counter;
+use crate::telemetry::metrics::register::fraction_gauge;
 use crate::telemetry::metrics::register::histogram;
 use crate::telemetry::metrics::register::labelled_gauge;
 
@@ -23,6 +25,7 @@ pub struct ClusterMetrics {
     adopted: IntCounterVec,
     takeover_seconds: HistogramVec,
     relayed: IntCounterVec,
+    clock_offset_seconds: GaugeVec,
 }
 
 impl ClusterMetrics {
@@ -67,6 +70,12 @@ impl ClusterMetrics {
                 "Requests handed to the active gateway, by result.",
                 &["result"],
             )?,
+            clock_offset_seconds: fraction_gauge(
+                registry,
+                "snapgate_cluster_clock_offset_seconds",
+                "Seconds by which the clock of this gateway is ahead of that of the active one; negative when it is behind.",
+                &["gateway"],
+            )?,
         })
     }
 
@@ -95,6 +104,14 @@ impl ClusterMetrics {
         self.leader_known
             .with_label_values(&[gateway])
             .set(i64::from(is_leader_known));
+    }
+
+    /// Sets how far the clock of this gateway is ahead of that of the active one, or behind it.
+    pub fn set_clock_offset(&self, gateway: &str, offset: Duration, is_behind: bool) {
+        let seconds = offset.as_secs_f64();
+        self.clock_offset_seconds
+            .with_label_values(&[gateway])
+            .set(if is_behind { -seconds } else { seconds });
     }
 
     /// Counts a term that ended. `reason` is `stepped-down`, `lease-lost`, `store-failed` or `not-started`.

@@ -1,5 +1,6 @@
 //! Creates metrics and adds them to a registry.
 
+use prometheus::GaugeVec;
 use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
 use prometheus::IntCounterVec;
@@ -53,6 +54,17 @@ pub(super) fn labelled_gauge(
     labels: &[&str],
 ) -> Result<IntGaugeVec, prometheus::Error> {
     let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    Ok(register(registry, gauge))
+}
+
+/// A gauge of fractions with these labels.
+pub(super) fn fraction_gauge(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<GaugeVec, prometheus::Error> {
+    let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
     Ok(register(registry, gauge))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::client::Client;
 use crate::cluster::DELAY;
 use crate::cluster::etcd_bed::EtcdBed;
 use crate::cluster::gateways::FAKETIME;
@@ -13,6 +14,7 @@ use crate::cluster::gateways::Setup;
 use crate::cluster::gateways::is_active;
 use crate::cluster::lives;
 use crate::cluster::require_etcd;
+use crate::harness::eventually;
 use crate::kill::clients;
 use crate::kill::clients::World;
 use crate::kill::history;
@@ -24,6 +26,26 @@ use crate::runner::skip;
 
 /// Seconds by which a clock is set apart from the others.
 const STEPS: [i64; 6] = [-86_400, -3600, -30, 30, 3600, 86_400];
+
+/// Each gateway reports how far its clock is apart from that of the active one.
+fn check_offset(gateways: &Gateways) {
+    let active = gateways.active();
+    let (ahead, behind) = ((active + 1) % 3, (active + 2) % 3);
+    for (number, seconds) in [(active, 0), (ahead, 90), (behind, -600)] {
+        gateways.set_clock(number, seconds);
+    }
+    for (number, expected) in [(active, 0.0), (ahead, 90.0), (behind, -600.0)] {
+        eventually("the offset is known", || {
+            let metrics = Client::bare(gateways.get(number).admin).get("/metrics");
+            let text = String::from_utf8(metrics.body).unwrap();
+            let mut lines = text.lines();
+            let line =
+                lines.find(|line| line.starts_with("snapgate_cluster_clock_offset_seconds{"));
+            let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            value.is_some_and(|offset| (offset - expected).abs() < 1.0)
+        });
+    }
+}
 
 #[apply(test)]
 fn clocks_that_jump_neither_move_the_leadership_nor_break_a_promise() {
@@ -89,6 +111,7 @@ fn clocks_that_jump_neither_move_the_leadership_nor_break_a_promise() {
             taken_over += 1;
         }
     }
+    check_offset(&gateways);
     world.over.store(true, Ordering::Release);
     let mut accepted: Vec<Accepted> = clients
         .into_iter()
