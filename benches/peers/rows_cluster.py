@@ -9,7 +9,7 @@ import urllib.request
 import load
 import servers
 from rows_http import sim
-from rows_work import seed
+from rows_work import SilentManager, seed
 from table import Row, at_least, shown
 
 SCRIPT = servers.ROOT / "tests/beds/etcd.sh"
@@ -23,7 +23,9 @@ MIB = 1 << 20
 class Cluster:
     """Three gateways that hand requests on, on three members of etcd, all on this machine."""
 
-    def __init__(self, run, name, statuses=0):
+    def __init__(self, run, name, statuses=0, backend=None):
+        # One gateway for all simulated VMs: the first, which is therefore started first and becomes active.
+        self.backend = backend or sim(512, more='concurrency = 256\nonly_on = "gw1"\n')
         self.run, self.folder = run, run.servers.folder / name
         self.folder.mkdir()
         self.etcd = self.folder / "etcd"
@@ -60,15 +62,14 @@ class Cluster:
         folder = f"{self.folder.name}-{name}"
         store = f'store = "etcd"\noperator_file = "{self.folder}/{name}.operator"'
         settings = 'queue_total = 100000\nretention = "1d"'
-        backend = sim(512, more="concurrency = 256\n")
-        return self.run.servers.snapgate(folder, backend, extra=self.sections(name), settings=settings, store=store)
+        return self.run.servers.snapgate(folder, self.backend, extra=self.sections(name), settings=settings, store=store)
 
     def copy_from(self, store):
         """Copies a store of a single gateway into etcd."""
         config = self.run.servers.folder / store.parent.name / "copy.toml"
         config.write_text(
             f'[operations]\nstore = "etcd"\noperator_file = "none.operator"\n{self.sections("copy").split("listen")[0]}'
-            '[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["*"]\n'
+            '[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["*"]\nonly_on = "copy"\n'
         )
         subprocess.run([str(servers.SNAPGATE), "store", "copy", "--config", str(config), "--from", str(store), "--to", "etcd"], check=True, capture_output=True)
 
@@ -106,9 +107,10 @@ def seeded(run, count):
 
 def cluster(run):
     own = Cluster(run, "cluster")
-    rows = durable(run, own) + memory(own) + waiters(run, own) + failover(run, own)
+    # Before the queues are full.
+    rows = waiters(run, own) + durable(run, own) + memory(own)
     own.end()
-    return rows + growth(run)
+    return rows + failover(run) + growth(run)
 
 
 def durable(run, own):
@@ -168,8 +170,13 @@ def waiters(run, own):
     return [Row.limit("end seen on another gateway after the active one, p99", load.percentile(late, 0.99) * 1e3, "ms", 50.0, note)]
 
 
-def failover(run, own):
+def failover(run):
     """From SIGKILL of the active gateway to the next durable 202 by another one."""
+    path = run.servers.folder / "failover.socket"
+    manager = SilentManager(str(path))
+    threading.Thread(target=manager.serve_forever, daemon=True).start()
+    backend = f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\n[backend.sim]\nsimulator = "unix:{path}"\n'
+    own = Cluster(run, "cluster-failover", backend=backend)
     took = []
     for _ in range(2 if run.quick else 7):
         active = own.wait_active()
@@ -189,6 +196,9 @@ def failover(run, own):
             time.sleep(0.01)
         took.append(time.monotonic() - began)
         own.gateways[active] = own.start(active)
+    own.end()
+    manager.shutdown()
+    manager.server_close()
     return [Row.limit(f"SIGKILL to the next durable 202, lease {LEASE} s", max(took), "s", LEASE + 2.0, f"longest of {len(took)}, median {load.median(took):.1f} s")]
 
 

@@ -84,7 +84,7 @@ def followed(run):
     """Operations that go on in a VM manager that must be asked: what each costs with few and with many."""
     figures = {}
     seconds = 3 if run.quick else 20
-    for count in (FOLLOWED[0], run.scale(FOLLOWED[1])):
+    for count in (FOLLOWED[0], max(2 * FOLLOWED[0], run.scale(FOLLOWED[1]))):
         name = f"followed-{count}"
         path = run.servers.folder / f"{name}.socket"
         manager = SilentManager(str(path))

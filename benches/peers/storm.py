@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sends requests with wrong passwords at a fixed rate, each from an address, as a user and on a connection of its own.
+"""Sends requests with wrong passwords at a fixed rate, each as a user and on a connection of its own, from 500 addresses.
 
     storm.py PORT RATE SECONDS
 
@@ -16,10 +16,13 @@ import time
 
 # A client that has no answer by then hangs up.
 PATIENCE = 30
+# Each of them fails again and again.
+ADDRESSES = 500
 
 
 def request(number):
-    address = ".".join(str(part) for part in (10, *random.randbytes(3)))
+    high, low = divmod(random.randrange(ADDRESSES), 250)
+    address = f"10.{high}.{low}.1"
     pair = base64.b64encode(f"user{number}:guess{number}".encode()).decode()
     return (
         f"GET /vms/vm1/backups/456 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-For: {address}\r\n"
