@@ -143,6 +143,7 @@ mod tests {
         metrics.process.record_spans("exported", 1);
         metrics.callers.record_refused_credentials("expired");
         metrics.cluster.join("a");
+        metrics.cluster.set_clock_offset("a", took, false);
         metrics.cluster.record_takeover(took);
         metrics.etcd.set_member("https://etcd1:2379", true, Some(1));
         metrics.etcd.record_read(took);
