@@ -119,13 +119,18 @@ impl ClusterTokens {
     pub(crate) async fn report_use(&self, term: &LeaderTerm) -> Infallible {
         let mut used = self.used.subscribe();
         let mut reported = None;
+        let mut has_failed = false;
         loop {
             let revision = *used.borrow_and_update();
             if reported != Some(revision) {
                 match self.shared.record_use(term, revision).await {
-                    Ok(()) => reported = Some(revision),
+                    Ok(()) => (reported, has_failed) = (Some(revision), false),
                     Err(error) => {
-                        tracing::warn!(%error, "use of API tokens not reported, retrying");
+                        // Once for each outage: etcd may be full for long.
+                        if !std::mem::replace(&mut has_failed, true) {
+                            let error = self.shared.explain(&error);
+                            tracing::warn!(error, "use of API tokens not reported, retrying");
+                        }
                         tokio::time::sleep(PAUSE).await;
                         continue;
                     }

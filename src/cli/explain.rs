@@ -8,6 +8,7 @@ use http::Method;
 use crate::cli::CliError;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::output::Output;
+use crate::cli::token_store;
 use crate::config;
 use crate::config::Settings;
 use crate::gate;
@@ -49,7 +50,10 @@ pub(super) struct Question {
 /// Prints the answer; whether it is yes.
 pub(super) fn run(question: &Question, output: &mut Output<'_>) -> Result<bool, CliError> {
     let path = question.config.path();
-    let settings = config::load(&path, &config::environment)?;
+    let mut settings = config::load(&path, &config::environment)?;
+    if question.token.is_some() {
+        token_store::use_shared(&mut settings)?;
+    }
     let caller = caller(&settings, question)?;
     let method = Method::from_bytes(question.method.to_ascii_uppercase().as_bytes())
         .map_err(|_malformed| CliError::Other(format!("{:?} is no method", question.method)))?;

@@ -56,6 +56,22 @@ fn other(text: impl Into<String>) -> CliError {
     CliError::Other(text.into())
 }
 
+/// In a cluster, replaces the API tokens that were read from the file by those in etcd, which gateways use.
+pub(super) fn use_shared(settings: &mut Settings) -> Result<(), CliError> {
+    if settings.tokens.is_none() {
+        return Ok(());
+    }
+    if let TokenStore::Cluster(cluster) = TokenStore::of(settings)? {
+        let records = cluster.read()?;
+        let (tokens, problems) = config::api_tokens(&config::token_texts(&records));
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(other(problem));
+        }
+        settings.gate.credentials.tokens = Some(tokens);
+    }
+    Ok(())
+}
+
 impl TokenStore {
     /// The store of this configuration; connects to nothing yet.
     pub(super) fn of(settings: &Settings) -> Result<Self, CliError> {

@@ -151,6 +151,18 @@ fn tokens_and_their_revocation_reach_every_gateway() {
         .collect();
     assert_eq!(names, ["second", "third"], "{list}");
 
+    let explain = |name| {
+        let question = ["explain", "--token", name, "GET", BACKUP];
+        command_output(&question, &standby_config)
+    };
+    let (code, answer, messages) = explain("third");
+    assert_eq!(code, 0, "{answer}{messages}");
+    let (code, _, messages) = explain("first");
+    assert!(
+        code != 0 && messages.contains("unknown token \"first\""),
+        "{messages}"
+    );
+
     // The next active gateway has the revoked token in its file still, and so has the one that starts again.
     gateways.running[active].take().unwrap().kill();
     assert_eq!(gateways.active(), standby, "another one took over");
