@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::client::Client;
@@ -18,7 +17,6 @@ use crate::harness::eventually;
 use crate::kill::clients;
 use crate::kill::clients::World;
 use crate::kill::history;
-use crate::kill::history::Accepted;
 use crate::kill::simulated_vmm::Behaviour;
 use crate::kill::simulated_vmm::FakeVmm;
 use crate::prng::Prng;
@@ -77,14 +75,7 @@ fn clocks_that_jump_neither_move_the_leadership_nor_break_a_promise() {
         ..World::default()
     });
     *world.gateways.lock().unwrap() = gateways.addresses();
-    let clients: Vec<_> = (0..4)
-        .map(|number| {
-            let world = Arc::clone(&world);
-            std::thread::Builder::new()
-                .spawn(move || clients::ask_for_changes(&world, number))
-                .unwrap()
-        })
-        .collect();
+    let clients = clients::start(&world, 4);
     let mut prng = Prng::new(5);
     let mut taken_over = 0;
     for life in 0..lives() {
@@ -112,14 +103,7 @@ fn clocks_that_jump_neither_move_the_leadership_nor_break_a_promise() {
         }
     }
     check_offset(&gateways);
-    world.over.store(true, Ordering::Release);
-    let mut accepted: Vec<Accepted> = clients
-        .into_iter()
-        .flat_map(|client| client.join().unwrap())
-        .collect();
-    for one in &mut accepted {
-        clients::look_until_the_end(&world, one);
-    }
+    let accepted = clients::finish(&world, clients);
     let verdict = history::judge(&accepted, &vmm.executions(), false);
     assert_eq!(verdict.wrong(), 0, "{verdict:#?}\n{}", gateways.logs());
     assert!(

@@ -1,7 +1,6 @@
 //! What becomes of gateways when etcd members die or hang, when there is no majority, and when etcd is full.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,7 +15,6 @@ use crate::harness::eventually;
 use crate::kill::clients;
 use crate::kill::clients::World;
 use crate::kill::history;
-use crate::kill::history::Accepted;
 use crate::kill::simulated_vmm::Behaviour;
 use crate::kill::simulated_vmm::FakeVmm;
 use crate::prng::Prng;
@@ -120,14 +118,7 @@ fn harm_members(variables: &[(&str, &str)], harms: &[Harm]) {
         ..World::default()
     });
     *world.gateways.lock().unwrap() = bed.gateways.addresses();
-    let clients: Vec<_> = (0..4)
-        .map(|number| {
-            let world = Arc::clone(&world);
-            std::thread::Builder::new()
-                .spawn(move || clients::ask_for_changes(&world, number))
-                .unwrap()
-        })
-        .collect();
+    let clients = clients::start(&world, 4);
     let mut prng = Prng::new(21);
     let mut leaders = 0;
     for life in 0..lives() {
@@ -150,14 +141,7 @@ fn harm_members(variables: &[(&str, &str)], harms: &[Harm]) {
         });
         std::thread::sleep(Duration::from_millis(prng.below(1000)));
     }
-    world.over.store(true, Ordering::Release);
-    let mut accepted: Vec<Accepted> = clients
-        .into_iter()
-        .flat_map(|client| client.join().unwrap())
-        .collect();
-    for one in &mut accepted {
-        clients::look_until_the_end(&world, one);
-    }
+    let accepted = clients::finish(&world, clients);
     let verdict = history::judge(&accepted, &bed.vmm.executions(), false);
     assert_eq!(verdict.wrong(), 0, "{verdict:#?}\n{}", bed.gateways.logs());
     assert!(

@@ -15,7 +15,6 @@ mod tokens;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -29,7 +28,6 @@ use crate::harness::eventually;
 use crate::kill::clients;
 use crate::kill::clients::World;
 use crate::kill::history;
-use crate::kill::history::Accepted;
 use crate::kill::history::Verdict;
 use crate::kill::simulated_vmm::Behaviour;
 use crate::kill::simulated_vmm::FakeVmm;
@@ -164,14 +162,7 @@ impl Class {
             ..World::default()
         });
         *world.gateways.lock().unwrap() = gateways.addresses();
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|number| {
-                let world = Arc::clone(&world);
-                std::thread::Builder::new()
-                    .spawn(move || clients::ask_for_changes(&world, number))
-                    .unwrap()
-            })
-            .collect();
+        let clients = clients::start(&world, CLIENTS);
         let mut prng = Prng::new(lives);
         let mut moments = BTreeMap::new();
         let mut adoptions = Vec::new();
@@ -185,14 +176,7 @@ impl Class {
             adoptions.push(adopted);
             *world.gateways.lock().unwrap() = gateways.addresses();
         }
-        world.over.store(true, Ordering::Release);
-        let mut accepted: Vec<Accepted> = clients
-            .into_iter()
-            .flat_map(|client| client.join().unwrap())
-            .collect();
-        for one in &mut accepted {
-            clients::look_until_the_end(&world, one);
-        }
+        let accepted = clients::finish(&world, clients);
         let verdict = history::judge(&accepted, &vmm.executions(), false);
         assert_eq!(
             verdict.wrong(),

@@ -4,10 +4,12 @@ use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -102,8 +104,29 @@ fn exchange_once(world: &World, request: &str, headers: &str, body: &str) -> Opt
     Some((status, serde_json::from_str(body).ok()?))
 }
 
+/// Starts so many clients.
+pub(crate) fn start(world: &Arc<World>, count: u64) -> Vec<JoinHandle<Vec<Accepted>>> {
+    let clients = (0..count).map(|number| {
+        let world = Arc::clone(world);
+        let work = move || ask_for_changes(&world, number);
+        std::thread::Builder::new().spawn(work).unwrap()
+    });
+    clients.collect()
+}
+
+/// Lets the clients end, and looks at everything they asked for until it has ended.
+pub(crate) fn finish(world: &World, clients: Vec<JoinHandle<Vec<Accepted>>>) -> Vec<Accepted> {
+    world.over.store(true, Ordering::Release);
+    let clients = clients.into_iter();
+    let mut accepted: Vec<Accepted> = clients.flat_map(|client| client.join().unwrap()).collect();
+    for one in &mut accepted {
+        look_until_the_end(world, one);
+    }
+    accepted
+}
+
 /// Asks for changes until it is over, each until it got its 202.
-pub(crate) fn ask_for_changes(world: &World, number: u64) -> Vec<Accepted> {
+fn ask_for_changes(world: &World, number: u64) -> Vec<Accepted> {
     let mut prng = Prng::new(number);
     let mut accepted = Vec::<Accepted>::new();
     while !world.over.load(Ordering::Acquire) {
@@ -189,7 +212,7 @@ fn look(world: &World, accepted: &mut Accepted) {
 }
 
 /// Reads the Status until it has ended, for as long as anybody would wait.
-pub(crate) fn look_until_the_end(world: &World, accepted: &mut Accepted) {
+fn look_until_the_end(world: &World, accepted: &mut Accepted) {
     let until = Instant::now() + PATIENCE;
     let before = accepted.ends.len();
     while accepted.ends.len() == before && accepted.missing == 0 && Instant::now() < until {

@@ -10,7 +10,6 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -19,7 +18,6 @@ use crate::cluster::require_etcd;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::kill::clients::World;
-use crate::kill::history::Accepted;
 use crate::kill::history::Verdict;
 use crate::kill::simulated_vmm::Behaviour;
 use crate::kill::simulated_vmm::FakeVmm;
@@ -155,14 +153,7 @@ audit = "audit.log"
             delay: self.delay,
         });
         let world = Arc::new(World::default());
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|number| {
-                let world = Arc::clone(&world);
-                std::thread::Builder::new()
-                    .spawn(move || clients::ask_for_changes(&world, number))
-                    .unwrap()
-            })
-            .collect();
+        let clients = clients::start(&world, CLIENTS);
         let arguments = ["serve", "--config", config.to_str().unwrap()];
         let mut prng = Prng::new(self.lives);
         let mut points = BTreeMap::new();
@@ -176,14 +167,7 @@ audit = "audit.log"
         }
         let last = Process::start(&arguments);
         *world.gateways.lock().unwrap() = vec![last.api];
-        world.over.store(true, Ordering::Release);
-        let mut accepted: Vec<Accepted> = clients
-            .into_iter()
-            .flat_map(|client| client.join().unwrap())
-            .collect();
-        for one in &mut accepted {
-            clients::look_until_the_end(&world, one);
-        }
+        let accepted = clients::finish(&world, clients);
         Outcome {
             class: self,
             points,
