@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
+use futures_util::TryStreamExt;
+use futures_util::stream::FuturesUnordered;
+
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::libvirt::backing_files;
+use crate::adapters::libvirt::backing_files::ReferredFile;
 use crate::adapters::libvirt::client::Client;
 use crate::adapters::libvirt::definition_checks::refuse;
 use crate::adapters::libvirt::definition_xml;
@@ -17,6 +22,8 @@ use crate::model::Deadline;
 use crate::model::FaultKind;
 use crate::public_text;
 
+/// Other VMs that are looked at together: as many calls as libvirtd works on for one client.
+const VMS_AT_ONCE: usize = 5;
 /// Most files beside an image that are looked at.
 const FOLDER_ENTRIES_MAX: usize = 4096;
 
@@ -44,17 +51,10 @@ impl RestoredImage {
         }
     }
 
-    async fn is(&self, path: &Path, is_local: bool) -> bool {
-        if self.path == path {
-            return true;
-        }
-        // Another name of the same file, by a link for instance.
-        let (true, Some(mark)) = (is_local, &self.mark) else {
-            return false;
-        };
-        images::file_mark(path)
-            .await
-            .is_some_and(|other| other.is_same_file(mark))
+    /// Whether this file is that image, perhaps under another name, by a link for instance.
+    fn is(&self, file: &ReferredFile) -> bool {
+        let marks = self.mark.as_ref().zip(file.mark.as_ref());
+        self.path == file.path || marks.is_some_and(|(own, other)| own.is_same_file(other))
     }
 }
 
@@ -70,9 +70,14 @@ pub(crate) async fn check_unshared(
     by: Deadline,
 ) -> Result<(), AdapterError> {
     let all = client.domains(by).await?;
+    let mut checks = FuturesUnordered::new();
     for other in all.iter().filter(|other| other.uuid != vm.uuid) {
-        check_other_vm(client, other, targets, is_local, by).await?;
+        if checks.len() >= VMS_AT_ONCE {
+            checks.try_next().await?;
+        }
+        checks.push(check_other_vm(client, other, targets, is_local, by));
     }
+    while checks.try_next().await?.is_some() {}
     for target in targets {
         check_pool_volumes(client, target, is_local, by).await?;
         if is_local {
@@ -114,15 +119,15 @@ async fn check_other_vm(
             );
         }
     }
-    if is_local {
-        for path in &used {
-            based.extend(images::chain(path).await);
-        }
-    }
+    let used = used.into_iter().collect();
+    let based = based.into_iter().collect();
+    let (used, mut below) = refer(used, is_local).await;
+    let (based, _) = refer(based, is_local).await;
+    below.extend(based);
     let name = &other.name;
     for target in targets {
-        for path in &based {
-            if target.is(path, is_local).await {
+        for file in &below {
+            if target.is(file) {
                 return Err(refuse(
                     FaultKind::Conflict,
                     public_text!(
@@ -133,8 +138,8 @@ async fn check_other_vm(
                 .because("virsh blockpull makes a linked clone independent"));
             }
         }
-        for path in &used {
-            if target.is(path, is_local).await {
+        for file in &used {
+            if target.is(file) {
                 return Err(refuse(
                     FaultKind::Conflict,
                     public_text!(
@@ -162,9 +167,11 @@ async fn check_pool_volumes(
         let Ok(volume) = VolumeXml::read(&text) else {
             continue;
         };
-        if let Some(backing) = &volume.backing
-            && target.is(backing, is_local).await
-        {
+        let Some(backing) = volume.backing else {
+            continue;
+        };
+        let (backing, _) = refer(vec![backing], is_local).await;
+        if backing.iter().any(|file| target.is(file)) {
             return Err(based_on(target, &volume.name));
         }
     }
@@ -176,29 +183,23 @@ async fn check_folder(target: &RestoredImage) -> Result<(), AdapterError> {
     let Some(folder) = target.path.parent() else {
         return Ok(());
     };
-    // A folder that may not be listed says nothing.
-    let Ok(mut entries) = tokio::fs::read_dir(folder).await else {
-        return Ok(());
-    };
-    let mut left = FOLDER_ENTRIES_MAX;
-    while let Ok(Some(entry)) = entries.next_entry().await {
-        left = left.saturating_sub(1);
-        if left == 0 {
-            break;
-        }
-        let is_file = entry.file_type().await.is_ok_and(|kind| kind.is_file());
-        let path = entry.path();
-        if !is_file || path == target.path {
-            continue;
-        }
-        if let Some(backing) = images::chain(&path).await.first()
-            && target.is(backing, true).await
-        {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            return Err(based_on(target, &name));
+    for (name, below) in backing_files::based_in_folder(folder, FOLDER_ENTRIES_MAX).await {
+        if target.is(&below) {
+            return Err(based_on(target, &name.to_string_lossy()));
         }
     }
     Ok(())
+}
+
+/// These files and all images below them; on another host the files alone, by their names.
+async fn refer(paths: Vec<PathBuf>, is_local: bool) -> (Vec<ReferredFile>, Vec<ReferredFile>) {
+    if is_local {
+        return backing_files::with_chains(paths).await;
+    }
+    (
+        paths.into_iter().map(ReferredFile::remote).collect(),
+        Vec::new(),
+    )
 }
 
 fn based_on(target: &RestoredImage, image: &str) -> AdapterError {

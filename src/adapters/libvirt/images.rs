@@ -23,13 +23,14 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncSeekExt;
 use tokio::io::BufReader;
 
-const MAGIC: u32 = 0x5146_49fb;
+/// The first bytes of a qcow2 image.
+pub(super) const MAGIC: u32 = 0x5146_49fb;
 /// The longest table QEMU makes, in bytes.
 const TABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// The most snapshots QEMU keeps in an image.
 const SNAPSHOTS_MAX: u32 = 65_536;
 /// The longest name of a backing file that QEMU reads.
-const BACKING_BYTES_MAX: u32 = 1023;
+pub(super) const BACKING_BYTES_MAX: u32 = 1023;
 /// Of an entry of a table, the bits that say where the data are.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The bit for longer entries among the features that a reader must know.
@@ -134,7 +135,7 @@ pub(crate) async fn file_mark(path: &Path) -> Option<FileMark> {
         .map(|meta| mark_from_metadata(&meta))
 }
 
-fn mark_from_metadata(meta: &std::fs::Metadata) -> FileMark {
+pub(super) fn mark_from_metadata(meta: &std::fs::Metadata) -> FileMark {
     FileMark {
         device: meta.dev(),
         inode: meta.ino(),
@@ -148,30 +149,8 @@ fn mark_from_metadata(meta: &std::fs::Metadata) -> FileMark {
     }
 }
 
-/// The images below this one, nearest first, each as a path; ends where one cannot be read.
-pub(crate) async fn chain(path: &Path) -> Vec<PathBuf> {
-    const DEPTH_MAX: usize = 64;
-    let mut below: Vec<PathBuf> = Vec::new();
-    let mut at = path.to_owned();
-    while below.len() < DEPTH_MAX {
-        let ImageInspection::Read(image) = inspect_image(&at).await else {
-            break;
-        };
-        let Some(next) = image
-            .backing
-            .as_deref()
-            .and_then(|name| backing_path(&at, name))
-        else {
-            break;
-        };
-        below.push(next.clone());
-        at = next;
-    }
-    below
-}
-
 /// Where the backing file is that the header of this image names; `None` when it is not a file.
-fn backing_path(image: &Path, name: &str) -> Option<PathBuf> {
+pub(super) fn backing_path(image: &Path, name: &str) -> Option<PathBuf> {
     let name = name.strip_prefix("file:").unwrap_or(name);
     if name.starts_with("json:") {
         let json: serde_json::Value = serde_json::from_str(name.strip_prefix("json:")?).ok()?;
@@ -422,6 +401,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::adapters::libvirt::backing_files;
 
     #[test]
     fn backing_files_are_found_as_qemu_finds_them() {
@@ -491,7 +471,11 @@ mod tests {
             .map(|saved| (saved.id.as_str(), saved.name.as_str(), saved.has_memory))
             .collect();
         assert_eq!(seen, [("1", "one", false), ("2", "2", false)], "both");
-        assert_eq!(chain(&at("top")).await, [at("base")], "the image below");
+        assert_eq!(
+            backing_files::chain(&at("top")).await,
+            [at("base")],
+            "the image below"
+        );
         assert_eq!(
             image.is_identical_to("one").await,
             Some(true),

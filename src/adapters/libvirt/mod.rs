@@ -3,6 +3,7 @@
 //! Lossy: sizes are not known; a snapshot's own name never changes, a new name lives in its description. What a
 //! backup maps to, what is refused and which versions were tested: docs/adapters/libvirt.md.
 
+mod backing_files;
 mod block_nodes;
 mod change_call;
 mod changes;

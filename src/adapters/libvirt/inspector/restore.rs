@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::checks::Checks;
+use crate::adapters::libvirt::backing_files;
 use crate::adapters::libvirt::block_nodes;
 use crate::adapters::libvirt::config::ManagedSave;
 use crate::adapters::libvirt::definition_checks;
@@ -274,7 +275,7 @@ impl Inspector {
             let expected: Option<Vec<&Path>> = backing.iter().map(path_of).collect();
             let readable = matches!(images::inspect_image(path).await, ImageInspection::Read(_));
             if let (false, true, Some(expected)) = (is_known, readable, expected)
-                && images::chain(path).await != expected
+                && backing_files::chain(path).await != expected
             {
                 return Err(refuse(
                     FaultKind::Conflict,

@@ -1,0 +1,195 @@
+//! Which images are based on which, for many files at once: the header of each is read, and nothing else of it.
+//!
+//! A restore asks this of all other VMs of a libvirtd, so it must cost little for each. All files of one question are read by one
+//! blocking task.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use nix::libc;
+
+use crate::adapters::libvirt::images::BACKING_BYTES_MAX;
+use crate::adapters::libvirt::images::FileMark;
+use crate::adapters::libvirt::images::MAGIC;
+use crate::adapters::libvirt::images::backing_path;
+use crate::adapters::libvirt::images::mark_from_metadata;
+
+/// Longest chain of images that is followed.
+const DEPTH_MAX: usize = 64;
+
+/// A file that something refers to.
+#[derive(Clone, Debug)]
+pub(crate) struct ReferredFile {
+    /// Where it is said to be.
+    pub(crate) path: PathBuf,
+    /// What is there; `None` when nothing can be seen.
+    pub(crate) mark: Option<FileMark>,
+}
+
+impl ReferredFile {
+    fn look_at(path: PathBuf) -> Self {
+        let mark = std::fs::metadata(&path).ok();
+        Self {
+            mark: mark.map(|meta| mark_from_metadata(&meta)),
+            path,
+        }
+    }
+
+    /// One that cannot be looked at, because it is on another host.
+    pub(crate) const fn remote(path: PathBuf) -> Self {
+        Self { path, mark: None }
+    }
+}
+
+/// The images below each of these, nearest first, as far as they can be read.
+pub(crate) async fn chain(path: &Path) -> Vec<PathBuf> {
+    let path = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || read_chain(&path));
+    reading.await.unwrap_or_default()
+}
+
+/// These files themselves, and all images below them.
+pub(crate) async fn with_chains(paths: Vec<PathBuf>) -> (Vec<ReferredFile>, Vec<ReferredFile>) {
+    let reading = tokio::task::spawn_blocking(move || {
+        let below = paths.iter().flat_map(|path| read_chain(path));
+        let below = below.map(ReferredFile::look_at).collect();
+        let own = paths.into_iter().map(ReferredFile::look_at).collect();
+        (own, below)
+    });
+    reading.await.unwrap_or_default()
+}
+
+/// Of the first files of a folder, so many at most, those that are based on another file, with that. A folder that may not be
+/// listed has none.
+pub(crate) async fn based_in_folder(
+    folder: &Path,
+    entries_max: usize,
+) -> Vec<(OsString, ReferredFile)> {
+    let folder = folder.to_owned();
+    let reading = tokio::task::spawn_blocking(move || {
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        let files = entries
+            .flatten()
+            .take(entries_max)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+        files
+            .filter_map(|entry| {
+                let below = read_backing(&entry.path())?;
+                Some((entry.file_name(), ReferredFile::look_at(below)))
+            })
+            .collect()
+    });
+    reading.await.unwrap_or_default()
+}
+
+fn read_chain(path: &Path) -> Vec<PathBuf> {
+    let mut below: Vec<PathBuf> = Vec::new();
+    while below.len() < DEPTH_MAX {
+        let Some(next) = read_backing(below.last().map_or(path, PathBuf::as_path)) else {
+            break;
+        };
+        below.push(next);
+    }
+    below
+}
+
+/// Where the image below is, as the header of this one says; `None` where it says nothing, or cannot be read.
+fn read_backing(path: &Path) -> Option<PathBuf> {
+    // Not to wait for the other end of a pipe.
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .ok()?;
+    let mut head = [0; 20];
+    file.read_exact_at(&mut head, 0).ok()?;
+    let word = |at: usize| -> Option<u32> {
+        let bytes = head.get(at..)?.first_chunk::<4>()?;
+        Some(u32::from_be_bytes(*bytes))
+    };
+    let length = word(16)?;
+    let offset = u64::from_be_bytes(*head.get(8..)?.first_chunk::<8>()?);
+    if word(0)? != MAGIC || offset == 0 || length > BACKING_BYTES_MAX {
+        return None;
+    }
+    let mut name = vec![0; usize::try_from(length).ok()?];
+    file.read_exact_at(&mut name, offset).ok()?;
+    backing_path(path, &String::from_utf8_lossy(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A header of qcow2 that names the image below.
+    fn image(path: &Path, below: &str) {
+        let mut bytes = MAGIC.to_be_bytes().to_vec();
+        bytes.extend(3_u32.to_be_bytes());
+        let offset: u64 = if below.is_empty() { 0 } else { 112 };
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(u32::try_from(below.len()).unwrap().to_be_bytes());
+        bytes.resize(112, 0);
+        bytes.extend(below.as_bytes());
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[tokio::test]
+    async fn chains_end_where_an_image_names_none_or_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        image(&at("top"), "middle");
+        image(&at("middle"), at("base").to_str().unwrap());
+        image(&at("base"), "");
+        image(&at("orphan"), "gone");
+        image(&at("circle"), "circle");
+        std::fs::write(at("raw"), [7; 4096]).unwrap();
+        std::fs::write(at("short"), MAGIC.to_be_bytes()).unwrap();
+        let rows: [(&str, &[&str]); 7] = [
+            ("top", &["middle", "base"]),
+            ("base", &[]),
+            ("orphan", &["gone"]),
+            ("raw", &[]),
+            ("short", &[]),
+            ("missing", &[]),
+            (".", &[]),
+        ];
+        for (name, expected) in rows {
+            let expected: Vec<PathBuf> = expected.iter().map(|name| at(name)).collect();
+            assert_eq!(chain(&at(name)).await, expected, "{name}");
+        }
+        assert_eq!(chain(&at("circle")).await.len(), DEPTH_MAX, "an end");
+    }
+
+    #[tokio::test]
+    async fn files_are_known_by_what_they_are_and_not_by_their_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        image(&at("base"), "");
+        symlink(at("base"), at("link")).unwrap();
+        image(&at("clone"), "link");
+        let (own, below) = with_chains(vec![at("clone"), at("base"), at("missing")]).await;
+        let base = own[1].mark.unwrap();
+        assert!(own[0].mark.is_some_and(|mark| !mark.is_same_file(&base)));
+        assert!(own[2].mark.is_none(), "nothing is there");
+        assert_eq!(below.len(), 1, "{below:?}");
+        assert!(below[0].mark.is_some_and(|mark| mark.is_same_file(&base)));
+        assert_eq!(below[0].path, at("link"));
+
+        let based = based_in_folder(folder.path(), 100).await;
+        let names: BTreeSet<_> = based.iter().map(|(name, _)| name.to_str()).collect();
+        assert_eq!(names, [Some("clone")].into(), "links are no images");
+        assert!(based[0].1.mark.is_some_and(|mark| mark.is_same_file(&base)));
+        assert!(based_in_folder(&at("missing"), 100).await.is_empty());
+        assert!(based_in_folder(folder.path(), 0).await.is_empty(), "bound");
+    }
+}
