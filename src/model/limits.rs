@@ -174,12 +174,13 @@ pub const REPLY_KEPT_BYTES_MAX: usize = 2048;
 /// Most password checks at once, if the machine has more cores than that: each takes a core and up to some ten MiB.
 pub const PASSWORD_CHECKS_MAX: usize = 4;
 /// How long a request waits for a password check, about: longer queues are refused, because a client tries again after a second or
-/// two anyway, and then two of its requests would wait.
-pub const PASSWORD_WAIT: Duration = Duration::from_secs(1);
+/// two anyway, and then two of its requests would wait. With the check itself, and the one that is under way, a log-in stays below a
+/// second where a check takes a tenth of one.
+pub const PASSWORD_WAIT: Duration = Duration::from_millis(500);
 /// What a password check takes until some were measured.
 pub const PASSWORD_CHECK_EXPECTED: Duration = Duration::from_millis(50);
 /// Fewest requests that may wait for a password check, however long one takes.
-pub const PASSWORD_QUEUE_MIN: usize = 8;
+pub const PASSWORD_QUEUE_MIN: usize = 4;
 /// Most requests that may wait for a password check, however short one is: a fraction of all connections.
 pub const PASSWORD_QUEUE_MAX: usize = 512;
 /// Buckets of each table of clients (rates, wrong passwords), and entries of each bucket: 65,536 clients in some MiB.
@@ -277,6 +278,8 @@ pub const INDEX_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const INDEX_WATCHES_MAX: usize = 40_000;
 /// Operations that may wait for one VM unless `operations.queue_per_vm` says otherwise.
 pub const QUEUE_PER_VM: u64 = 16;
+/// Highest number of a cell: 10 bits of the number of an operation.
+pub const CELL_MAX: u64 = 1023;
 /// Operations that may be unfinished in all unless `operations.queue_total` says otherwise.
 pub const QUEUE_TOTAL: u64 = 10_000;
 /// Operations that one backend runs at once unless `backend.concurrency` says otherwise.

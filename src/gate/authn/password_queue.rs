@@ -477,8 +477,8 @@ mod tests {
         let millis = Duration::from_millis;
         assert_eq!(
             queue.entries_max(millis(50)),
-            40,
-            "twenty a second and place"
+            20,
+            "ten in half a second and place"
         );
         assert_eq!(
             queue.entries_max(millis(0)),
