@@ -3,9 +3,11 @@
 # Needs valgrind, with --served python3, openssl and htpasswd, too. Instructions, not time: the figure is the same on a busy machine.
 #
 #   benches/count.sh            fails when a path takes 10 % more than its budget
+#   benches/count.sh --served   the same, with requests through the whole program: passed on, over HTTP/2, logged
 #   benches/count.sh --update   writes what was counted into the budget
 #   benches/count.sh --release  shows what the optimised program takes; holds it to nothing
-#   benches/count.sh --served   shows requests through the whole program as well; holds them to nothing
+#
+# --served goes with the others.
 #
 # The dev profile, because the tests have built all of it already: the optimised one would cost minutes more, and
 # an allocation, a hash or a walk too many shows in both.
@@ -18,9 +20,17 @@ OVER_PERCENT=10
 PATHS=(get get_10000_grants update)
 SERVED=(passed_get passed_post passed_get_http2 passed_post_http2 get_http2 get_logged)
 
-mode=${1:-check}
+mode=check
 profile=dev
-[ "$mode" != --release ] || profile=release
+paths=("${PATHS[@]}")
+for word; do
+    case $word in
+    --served) paths+=("${SERVED[@]}") ;;
+    --update) mode=update ;;
+    --release) mode=release profile=release ;;
+    *) sed -n '2,12p' "$0"; exit 64 ;;
+    esac
+done
 budget=benches/budget.txt
 
 # The benchmark as cargo built it; the name has a hash in it.
@@ -29,9 +39,7 @@ program=$(cargo bench --locked --quiet --profile "$profile" --bench count --no-r
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 [ -x "$program" ] || { echo "the benchmark was not built"; exit 1; }
 
-paths=("${PATHS[@]}")
-[ "$mode" != --served ] || paths+=("${SERVED[@]}")
-[ "$mode" != --served ] || cargo build --locked --quiet --profile "$profile" --bin snapgate
+[ "${#paths[@]}" = "${#PATHS[@]}" ] || cargo build --locked --quiet --profile "$profile" --bin snapgate
 gateway=$(dirname "$program")/../snapgate
 
 counts=$(mktemp -d)
@@ -54,10 +62,10 @@ for path in "${paths[@]}"; do
     each=$(((many - few) / (MANY - FEW)))
     allowed=$(sed -n "s/^$path = \([0-9]*\)$/\1/p" "$budget")
     case $mode in
-    --release | --served)
+    release)
         echo "$path: $each instructions"
         ;;
-    --update)
+    update)
         echo "$path: $each instructions, was ${allowed:-nothing}"
         sed -i "/^$path = /d" "$budget"
         echo "$path = $each" >>"$budget"

@@ -8,6 +8,7 @@ import urllib.request
 
 import load
 import servers
+from rows_edge import processor
 from rows_http import sim
 from rows_work import SilentManager, seed
 from table import Row, at_least, shown
@@ -17,6 +18,9 @@ NAMES = ("gw1", "gw2", "gw3")
 # What one operation puts into etcd with all its keys, about.
 RECORD_BYTES = 2048
 LEASE = 3
+COMMITTED = "etcd_server_proposals_committed_total"
+# What a member of etcd holds, by the name of its metric.
+HELD = {"disk": "etcd_mvcc_db_total_size_in_use_in_bytes", "memory": "process_resident_memory_bytes"}
 MIB = 1 << 20
 
 
@@ -61,7 +65,7 @@ class Cluster:
     def start(self, name):
         folder = f"{self.folder.name}-{name}"
         store = f'store = "etcd"\noperator_file = "{self.folder}/{name}.operator"'
-        settings = 'queue_total = 100000\nretention = "1d"'
+        settings = 'queue_total = 1000000\nqueue_per_vm = 1000\nretention = "1d"'
         return self.run.servers.snapgate(folder, self.backend, extra=self.sections(name), settings=settings, store=store)
 
     def copy_from(self, store):
@@ -83,19 +87,44 @@ class Cluster:
             time.sleep(0.005)
         raise load.Broken("no gateway is active")
 
+    def members(self, metric):
+        """One of etcd's own metrics, of each member."""
+        found = []
+        for endpoint in self.endpoints:
+            with urllib.request.urlopen(f"{endpoint}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+            found += [float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == metric]
+        return found
+
     def end(self):
         for gateway in self.gateways.values():
             self.run.servers.stop(gateway.process)
         self.script("down")
 
 
-def is_active(gateway):
+def metrics(gateway, name):
+    """All values of one metric; none while the gateway does not answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin}/metrics", timeout=2) as answer:
             lines = answer.read().decode().splitlines()
     except OSError:
-        return False
-    return any(line.startswith("snapgate_cluster_active{") and line.endswith(" 1") for line in lines)
+        return []
+    return [float(line.split()[-1]) for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+
+
+def is_active(gateway):
+    return 1.0 in metrics(gateway, "snapgate_cluster_active")
+
+
+def drain(gateway):
+    """Until no operation is unfinished: what was accepted in one round would be worked off in the next."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        depth = metrics(gateway, "snapgate_queue_depth")
+        if depth and not any(depth):
+            return
+        time.sleep(0.1)
+    raise load.Broken("operations are unfinished after two minutes")
 
 
 def seeded(run, count):
@@ -122,9 +151,21 @@ def durable(run, own):
     rows = []
     for clients in (1, 16, 256):
 
-        def through(name, clients=clients):
+        spent = []
+
+        def through(name, clients=clients, spent=spent):
             url = f"http://127.0.0.1:{own.gateways[name].port}/"
-            return lambda seconds: load.wrk(url, seconds, clients, servers.HERE / "update.lua", headers)[0]
+
+            def once(seconds):
+                pid = own.gateways[active].process.pid
+                used, committed = processor(pid), max(own.members(COMMITTED))
+                rate = load.wrk(url, seconds, clients, servers.HERE / "update.lua", headers)[0]
+                changes = rate * seconds
+                drain(own.gateways[active])
+                spent.append(((processor(pid) - used) / changes * 1e6, (max(own.members(COMMITTED)) - committed) / changes))
+                return rate
+
+            return once
 
         def bare(seconds, clients=clients):
             return float(servers.output([program, ",".join(own.endpoints), str(clients), str(seconds), str(RECORD_BYTES)]))
@@ -134,7 +175,8 @@ def durable(run, own):
         rate = {name: load.median(all) for name, all in found.items()}
         run.bars(f"durable on etcd, {clients} clients, per second", {f"snapgate, {name}" if name != base else name: value for name, value in rate.items()})
         reach = at_least(0.5) if clients == 16 else shown()
-        rows.append(Row(f"durable 202 on etcd, {clients} clients", rate["active"], "req/s", base, rate[base], reach))
+        note = f"{load.median([each for each, _ in spent]):.0f} us of the active gateway, {load.median([each for _, each in spent]):.2f} transactions a change"
+        rows.append(Row(f"durable 202 on etcd, {clients} clients", rate["active"], "req/s", base, rate[base], reach, note=note))
         rows.append(Row(f"the same through a gateway on standby, {clients} clients", rate["standby"], "req/s", base, rate[base], shown()))
     return rows
 
@@ -205,7 +247,7 @@ def failover(run):
 def growth(run):
     """GETs of a backup and of a page of Statuses, and durable changes, with few and with many Statuses in etcd."""
     count = run.scale(100_000)
-    figures = {}
+    figures, held = {}, {}
     for name, statuses in (("few", 100), ("many", count)):
         own = Cluster(run, f"cluster-{name}", statuses)
         port = own.gateways[own.wait_active()].port
@@ -215,10 +257,14 @@ def growth(run):
             "page of 20 Statuses": load.latencies(port, "/statuses?limit=20", 100, Accept="*/*"),
             "durable change": load.latencies(port, "/vms/vm2/backups/456", 60, "PUT", body, 202, Accept="*/*"),
         }
+        held[name] = {what: max(own.members(metric)) for what, metric in HELD.items()}
         own.end()
         shutil.rmtree(own.folder)
     rows = []
     for what, few in figures["few"].items():
         few, many = load.median(few) * 1e6, load.median(figures["many"][what]) * 1e6
         rows.append(Row(f"{what} with {count:,} Statuses in etcd", many, "us", "with 100", few, at_least(1 / 1.2), smaller=True))
+    for what, most in (("disk", 4096), ("memory", 8192)):
+        each = (held["many"][what] - held["few"][what]) / (count - 100)
+        rows.append(Row.limit(f"{what} of a member of etcd for each stored Status", each, "bytes", most))
     return rows

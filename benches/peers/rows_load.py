@@ -152,6 +152,7 @@ def churn(run):
         while made < wanted:
             made += load.wrk(url, run.seconds, headers=headers)[0] * run.seconds
         time.sleep(1)
-        grown = (resident(pid) - before) / MIB
+        # It may be less than before: the first connections are made while others are torn down.
+        grown = max(0.0, (resident(pid) - before) / MIB)
         rows.append(Row.limit(f"memory after {wanted:,} connections that came and went, {name}", grown, "MiB", 2.0))
     return rows

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -20,12 +21,22 @@ VERSION = "0.1"
 ACCEPT = "application/vnd.com.sun.cloud.Backup+json"
 ACTIONS = '["read", "create", "update", "protect", "delete", "restore", "observe"]'
 
+# Ports that were given to servers, which need not listen yet.
+given = set()
+
 
 def free_port():
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free now, below those that the system gives to connections: one of these could be in use when the server starts."""
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in given:
+            given.add(port)
+            return port
 
 
 def wait_for(port, seconds=30):
@@ -171,8 +182,8 @@ def bench_program(name):
     """The path of a program of benches/."""
     command = ["cargo", "build", "--release", "--locked", "--bench", name, "--message-format", "json"]
     built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = [json.loads(line).get("executable") for line in built.splitlines()]
-    return next(path for path in reversed(found) if path)
+    found = [json.loads(line) for line in built.splitlines()]
+    return next(made["executable"] for made in found if made.get("executable") and made["target"]["name"] == name)
 
 
 def output(command):

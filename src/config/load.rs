@@ -369,6 +369,7 @@ fn operations(
     let retention = section.read_duration(&key::RETENTION);
     let queue_per_vm = section.read_usize(&key::QUEUE_PER_VM);
     let queue_total = section.read_usize(&key::QUEUE_TOTAL);
+    let cell = u16::try_from(section.read_usize(&key::CELL)).unwrap_or_default();
     let accept_ttl = section.read_duration(&key::ACCEPT_TTL);
     let resume_ttl = section.read_duration_or(&key::RESUME_TTL, accept_ttl);
     let probe_window = section.read_duration(&key::PROBE_WINDOW);
@@ -399,6 +400,7 @@ fn operations(
         },
         queue_per_vm,
         queue_total,
+        cell,
         accept_ttl,
         resume_ttl,
         probe_window,

@@ -25,7 +25,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 
 /// Every key outside of backends that needs a restart, and whether it differs.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 48] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 49] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -68,6 +68,7 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 48] {
             from.queue_per_vm != to.queue_per_vm,
         ),
         ("operations.queue_total", from.queue_total != to.queue_total),
+        ("operations.cell", from.cell != to.cell),
         ("operations.accept_ttl", from.accept_ttl != to.accept_ttl),
         ("operations.resume_ttl", from.resume_ttl != to.resume_ttl),
         (

@@ -66,6 +66,8 @@ pub struct Config {
     pub queue_per_vm: usize,
     /// Unfinished operations in all.
     pub queue_total: usize,
+    /// The cell of this gateway, a part of every number; at most [`limits::CELL_MAX`].
+    pub cell: u16,
     /// How long no gateway may have been running for an accepted operation to be run at all.
     pub accept_ttl: Duration,
     /// How long no gateway may have been running for a started operation that has not touched its VM to be called again.
@@ -103,6 +105,7 @@ impl Config {
             when_busy: WhenBusy::Queue,
             queue_per_vm: size(limits::QUEUE_PER_VM),
             queue_total: size(limits::QUEUE_TOTAL),
+            cell: 0,
             accept_ttl: limits::ACCEPT_TTL,
             resume_ttl: limits::ACCEPT_TTL,
             probe_window: limits::PROBE_WINDOW,

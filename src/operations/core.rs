@@ -152,11 +152,11 @@ impl Core {
             .into_iter()
             .map(|handle| (handle.name.clone(), Backend::from(handle)));
         Self {
+            sequence: SequenceNumbers::above(highest, config.cell),
             config,
             backends: backends.collect(),
             store: StoreGuard::new(store, shared.metrics.clone()),
             live: LiveOperations::new(limits, shared.metrics.clone()),
-            sequence: SequenceNumbers::above(highest),
             clock: shared.clock,
             metrics: shared.metrics,
             lease: shared.lease,

@@ -25,6 +25,8 @@ declare_table! { "operations", false, "How changes are stored and run.",
         "Most changes that wait for one VM.";
     QUEUE_TOTAL: Integer = "queue_total", integer(limits::QUEUE_TOTAL, 1, 1_000_000), Restart,
         "Most unfinished changes in total.";
+    CELL: Integer = "cell", integer(0, 0, limits::CELL_MAX), Restart,
+        "The number of the cell, where VMs are split over several: a part of every `seq`, by which a router finds the Status. All gateways of a cell have the same.";
     ACCEPT_TTL: DurationValue = "accept_ttl", duration(limits::ACCEPT_TTL, 1, 24 * 3600), Restart,
         "How long an accepted change may stay unstarted after its turn has come before it is abandoned.";
     RESUME_TTL: InheritedDuration = "resume_ttl",

@@ -12,6 +12,7 @@ use crate::cluster::gateways::Gateways;
 use crate::cluster::gateways::Setup;
 use crate::cluster::gateways::is_active;
 use crate::cluster::lives;
+use crate::cluster::print_verdict;
 use crate::cluster::require_etcd;
 use crate::harness::eventually;
 use crate::kill::clients;
@@ -105,6 +106,7 @@ fn clocks_that_jump_neither_move_the_leadership_nor_break_a_promise() {
     check_offset(&gateways);
     let accepted = clients::finish(&world, clients);
     let verdict = history::judge(&accepted, &vmm.executions(), false);
+    print_verdict("clocks that jump", &format!("{} jumps", lives()), &verdict);
     assert_eq!(verdict.wrong(), 0, "{verdict:#?}\n{}", gateways.logs());
     assert!(
         verdict.accepted >= lives(),

@@ -10,6 +10,7 @@ use crate::cluster::etcd_bed::EtcdBed;
 use crate::cluster::gateways::Gateways;
 use crate::cluster::gateways::Setup;
 use crate::cluster::lives;
+use crate::cluster::print_verdict;
 use crate::cluster::require_etcd;
 use crate::harness::eventually;
 use crate::kill::clients;
@@ -143,6 +144,8 @@ fn harm_members(variables: &[(&str, &str)], harms: &[Harm]) {
     }
     let accepted = clients::finish(&world, clients);
     let verdict = history::judge(&accepted, &bed.vmm.executions(), false);
+    let members = format!("{} members, {leaders} of them leaders", lives());
+    print_verdict(&format!("etcd, {harms:?}"), &members, &verdict);
     assert_eq!(verdict.wrong(), 0, "{verdict:#?}\n{}", bed.gateways.logs());
     assert!(
         verdict.accepted >= lives(),

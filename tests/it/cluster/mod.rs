@@ -234,31 +234,37 @@ impl Class {
 }
 
 impl Outcome {
-    /// Straight to the terminal: the test runner swallows what passing tests print.
     fn print(&self, name: &str) {
-        let verdict = &self.verdict;
         let named: u64 = self.moments.values().sum();
         let mut times = self.adoptions.clone();
         times.sort();
-        let line = format!(
-            "cluster test, {name}: {} lives ({named} ended at a named moment), lease {LEASE} s, adopted after {:.1?} (median), {:.1?} (longest); \
-             {} 202s, lost {}, never finished {}, run twice {}, untrue {}, unannounced {}; ends: {} succeeded, {} failed, {} not executed, {} UNKNOWN\n",
+        let lives = format!(
+            "{} lives ({named} ended at a named moment), lease {LEASE} s, adopted after {:.1?} (median), {:.1?} (longest)",
             times.len(),
             times[times.len() / 2],
             times[times.len() - 1],
-            verdict.accepted,
-            verdict.lost,
-            verdict.unfinished,
-            verdict.run_twice,
-            verdict.untrue,
-            verdict.unannounced,
-            verdict.succeeded,
-            verdict.failed,
-            verdict.not_executed,
-            verdict.unknown,
         );
-        std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
+        print_verdict(name, &lives, &self.verdict);
     }
+}
+
+/// Straight to the terminal: the test runner swallows what passing tests print.
+fn print_verdict(name: &str, lives: &str, verdict: &Verdict) {
+    let line = format!(
+        "cluster test, {name}: {lives}; {} 202s, lost {}, never finished {}, run twice {}, untrue {}, unannounced {}; \
+         ends: {} succeeded, {} failed, {} not executed, {} UNKNOWN\n",
+        verdict.accepted,
+        verdict.lost,
+        verdict.unfinished,
+        verdict.run_twice,
+        verdict.untrue,
+        verdict.unannounced,
+        verdict.succeeded,
+        verdict.failed,
+        verdict.not_executed,
+        verdict.unknown,
+    );
+    std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
 }
 
 fn check(class: Class) {
