@@ -12,7 +12,8 @@ const EPOCH: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 const LOW_BITS: u32 = 22;
 const CELL_SHIFT: u32 = 12;
 const CELL_MASK: u64 = limits::CELL_MAX;
-const MILLIS_MAX: u64 = (1 << 41) - 1;
+/// The last time that a number shows: 17 minutes before the bits end, which leaves four billion numbers for a clock that stays there.
+const MILLIS_MAX: u64 = (1 << 41) - (1 << 20);
 
 /// Gives sequence numbers.
 #[derive(Debug)]
