@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Counts the instructions of one request through the gate under callgrind and holds them to benches/budget.txt.
+# Counts the instructions of one request through the gate, or the whole program, under callgrind and holds them to benches/budget.txt.
 # Needs valgrind, with --served python3, openssl and htpasswd, too. Instructions, not time: the figure is the same on a busy machine.
 #
 #   benches/count.sh            fails when a path takes 10 % more than its budget

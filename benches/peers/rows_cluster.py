@@ -18,6 +18,8 @@ NAMES = ("gw1", "gw2", "gw3")
 # What one operation puts into etcd with all its keys, about.
 RECORD_BYTES = 2048
 LEASE = 3
+# Every round adds revisions that are compacted minutes later only: the quota of tests would be used up.
+QUOTA = 8 << 30
 COMMITTED = "etcd_server_proposals_committed_total"
 # What a member of etcd holds, by the name of its metric.
 HELD = {"disk": "etcd_mvcc_db_total_size_in_use_in_bytes", "memory": "process_resident_memory_bytes"}
@@ -42,7 +44,7 @@ class Cluster:
         self.wait_active()
 
     def script(self, command, *more):
-        return servers.output([str(SCRIPT), command, str(self.etcd), *more])
+        return servers.output(["env", f"QUOTA={QUOTA}", str(SCRIPT), command, str(self.etcd), *more])
 
     def certificates(self):
         authority = ["-subj", "/CN=cluster", "-keyout", "ca.key", "-out", "ca.pem"]

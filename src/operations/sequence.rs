@@ -86,6 +86,7 @@ mod tests {
             assert!(back > more[4999], "{name}: still rising");
         }
     }
+
     #[test]
     fn numbers_name_their_cell_and_rise_in_it_too() {
         let now = Timestamp::from_millis(EPOCH.as_millis() + 1000);

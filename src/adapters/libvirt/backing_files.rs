@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -30,6 +31,15 @@ pub(crate) struct ReferredFile {
     pub(crate) mark: Option<FileMark>,
 }
 
+/// The files that a VM refers to.
+#[derive(Clone, Debug)]
+pub(crate) struct ReferredFiles {
+    /// Those that it uses itself.
+    pub(crate) own: Vec<ReferredFile>,
+    /// Those that these are based on.
+    pub(crate) below: Vec<ReferredFile>,
+}
+
 impl ReferredFile {
     fn look_at(path: PathBuf) -> Self {
         let mark = std::fs::metadata(&path).ok();
@@ -45,32 +55,44 @@ impl ReferredFile {
     }
 }
 
-/// The images below each of these, nearest first, as far as they can be read.
-pub(crate) async fn chain(path: &Path) -> Vec<PathBuf> {
+/// The images below this one, nearest first, as far as they can be read.
+///
+/// # Errors
+/// The blocking task ended without an answer, so nothing is known.
+pub(crate) async fn chain(path: &Path) -> io::Result<Vec<PathBuf>> {
     let path = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read_chain(&path));
-    reading.await.unwrap_or_default()
+    answer_of(move || read_chain(&path)).await
 }
 
-/// These files themselves, and all images below them.
-pub(crate) async fn with_chains(paths: Vec<PathBuf>) -> (Vec<ReferredFile>, Vec<ReferredFile>) {
-    let reading = tokio::task::spawn_blocking(move || {
-        let below = paths.iter().flat_map(|path| read_chain(path));
-        let below = below.map(ReferredFile::look_at).collect();
-        let own = paths.into_iter().map(ReferredFile::look_at).collect();
-        (own, below)
-    });
-    reading.await.unwrap_or_default()
+/// These files themselves, and all images below the first ones.
+///
+/// # Errors
+/// As for [`chain`].
+pub(crate) async fn look_at(
+    with_chains: Vec<PathBuf>,
+    alone: Vec<PathBuf>,
+) -> io::Result<ReferredFiles> {
+    answer_of(move || {
+        let below = with_chains.iter().flat_map(|path| read_chain(path));
+        ReferredFiles {
+            below: below.chain(alone).map(ReferredFile::look_at).collect(),
+            own: with_chains.into_iter().map(ReferredFile::look_at).collect(),
+        }
+    })
+    .await
 }
 
 /// Of the first files of a folder, so many at most, those that are based on another file, with that. A folder that may not be
 /// listed has none.
+///
+/// # Errors
+/// As for [`chain`].
 pub(crate) async fn based_in_folder(
     folder: &Path,
     entries_max: usize,
-) -> Vec<(OsString, ReferredFile)> {
+) -> io::Result<Vec<(OsString, ReferredFile)>> {
     let folder = folder.to_owned();
-    let reading = tokio::task::spawn_blocking(move || {
+    answer_of(move || {
         let Ok(entries) = std::fs::read_dir(folder) else {
             return Vec::new();
         };
@@ -84,8 +106,17 @@ pub(crate) async fn based_in_folder(
                 Some((entry.file_name(), ReferredFile::look_at(below)))
             })
             .collect()
-    });
-    reading.await.unwrap_or_default()
+    })
+    .await
+}
+
+/// Never a default in place of an answer: that no image is based on another allows a restore.
+async fn answer_of<T: Send + 'static>(
+    reading: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(reading)
+        .await
+        .map_err(io::Error::other)
 }
 
 fn read_chain(path: &Path) -> Vec<PathBuf> {
@@ -165,9 +196,10 @@ mod tests {
         ];
         for (name, expected) in rows {
             let expected: Vec<PathBuf> = expected.iter().map(|name| at(name)).collect();
-            assert_eq!(chain(&at(name)).await, expected, "{name}");
+            assert_eq!(chain(&at(name)).await.unwrap(), expected, "{name}");
         }
-        assert_eq!(chain(&at("circle")).await.len(), DEPTH_MAX, "an end");
+        let circle = chain(&at("circle")).await.unwrap();
+        assert_eq!(circle.len(), DEPTH_MAX, "an end");
     }
 
     #[tokio::test]
@@ -177,19 +209,28 @@ mod tests {
         image(&at("base"), "");
         symlink(at("base"), at("link")).unwrap();
         image(&at("clone"), "link");
-        let (own, below) = with_chains(vec![at("clone"), at("base"), at("missing")]).await;
+        let paths = vec![at("clone"), at("base"), at("missing")];
+        let ReferredFiles { own, below } = look_at(paths, vec![at("alone")]).await.unwrap();
         let base = own[1].mark.unwrap();
         assert!(own[0].mark.is_some_and(|mark| !mark.is_same_file(&base)));
         assert!(own[2].mark.is_none(), "nothing is there");
-        assert_eq!(below.len(), 1, "{below:?}");
+        assert_eq!(below.len(), 2, "{below:?}");
+        assert_eq!(below[1].path, at("alone"));
         assert!(below[0].mark.is_some_and(|mark| mark.is_same_file(&base)));
         assert_eq!(below[0].path, at("link"));
 
-        let based = based_in_folder(folder.path(), 100).await;
+        let found = async |folder: &Path, most| based_in_folder(folder, most).await.unwrap();
+        let based = found(folder.path(), 100).await;
         let names: BTreeSet<_> = based.iter().map(|(name, _)| name.to_str()).collect();
         assert_eq!(names, [Some("clone")].into(), "links are no images");
         assert!(based[0].1.mark.is_some_and(|mark| mark.is_same_file(&base)));
-        assert!(based_in_folder(&at("missing"), 100).await.is_empty());
-        assert!(based_in_folder(folder.path(), 0).await.is_empty(), "bound");
+        assert!(found(&at("missing"), 100).await.is_empty());
+        assert!(found(folder.path(), 0).await.is_empty(), "bound");
+    }
+
+    #[tokio::test]
+    async fn a_task_without_an_answer_is_an_error_and_not_an_empty_list() {
+        let failed = answer_of(|| -> Vec<PathBuf> { panic!("as on a defect") });
+        failed.await.unwrap_err();
     }
 }

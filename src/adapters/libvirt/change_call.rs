@@ -67,10 +67,48 @@ impl From<AdapterError> for CallFailure {
             fault: error.fault,
             may_have_happened: false,
         }
+        .before_any_change()
     }
 }
 
 impl CallFailure {
+    /// Of a call before which nothing was changed, and that changes nothing itself.
+    fn of_look(error: RpcError) -> Self {
+        Self {
+            may_have_happened: false,
+            ..Self::from(error)
+        }
+        .before_any_change()
+    }
+
+    /// Of the first call that changes something.
+    fn of_first_change(error: RpcError) -> Self {
+        let was_sent = was_sent(&error);
+        let failure = Self::from(error);
+        if was_sent {
+            failure
+        } else {
+            failure.before_any_change()
+        }
+    }
+
+    /// Adds that nothing was changed, where the text does not say so: refusals do.
+    fn before_any_change(self) -> Self {
+        if matches!(
+            self.fault.kind,
+            FaultKind::Unavailable | FaultKind::TimedOut
+        ) {
+            self.followed_by(&public_text!("Nothing was changed."))
+        } else {
+            self
+        }
+    }
+
+    fn followed_by(mut self, text: &PublicText) -> Self {
+        self.fault.text = self.fault.text.followed_by(text);
+        self
+    }
+
     fn failed(text: PublicText, private: impl Into<String>) -> Self {
         Self {
             fault: Fault::new(FaultKind::BackendFailed, text),
@@ -80,6 +118,11 @@ impl CallFailure {
     }
 }
 
+/// Whether libvirt may have received the call.
+const fn was_sent(error: &RpcError) -> bool {
+    error.may_have_happened() || error.code().is_some()
+}
+
 impl CallRunner {
     /// Makes the call and judges its end.
     pub(super) async fn perform(&self, call: ChangeCall) -> Result<(), CallFailure> {
@@ -87,7 +130,8 @@ impl CallRunner {
         match call {
             ChangeCall::Create(domain, xml) => self.create(&domain, &xml).await,
             ChangeCall::Redefine(domain, xml, is_current) => {
-                Ok(client.redefine(&domain, &xml, is_current, self.by).await?)
+                let redefined = client.redefine(&domain, &xml, is_current, self.by).await;
+                redefined.map_err(CallFailure::of_first_change)
             }
             ChangeCall::Delete(which) => self.delete(&which).await,
             ChangeCall::Restore(from, settings) => self.restore(&from, settings).await,
@@ -105,14 +149,13 @@ impl CallRunner {
             return Ok(());
         };
         let was_on = domain.id >= 0;
-        let mut failure = CallFailure::from(error);
+        let mut failure = CallFailure::of_first_change(error);
         let state = client.state(domain, self.look_deadline()).await;
         if !failure.may_have_happened
             && was_on
             && state.is_ok_and(|state| state.activity() == VmActivity::Off)
         {
-            let off = public_text!("The VM is off now. Start it again.");
-            failure.fault.text = failure.fault.text.followed_by(&off);
+            failure = failure.followed_by(&public_text!("The VM is off now. Start it again."));
         }
         Err(failure)
     }
@@ -124,13 +167,14 @@ impl CallRunner {
         let mut checks = Checks::until_first();
         inspector.check_delete(which, &mut checks, self.by).await?;
         let domain = &which.snapshot.domain;
-        let current = inspector.client.current(domain, self.by).await?;
+        let current = inspector.client.current(domain, self.by).await;
+        let current = current.map_err(CallFailure::of_look)?;
         let is_current = current.as_ref() == Some(&which.snapshot.name);
         let deleted = inspector.client.delete(&which.snapshot, self.by).await;
         if let Err(error) = &deleted
             && error.code().is_none()
         {
-            return Err(CallFailure::from(error.clone()));
+            return Err(CallFailure::of_first_change(error.clone()));
         }
         let left = inspector.disks_holding(which, self.look_deadline()).await;
         let left = left.unwrap_or_default();
@@ -161,7 +205,7 @@ impl CallRunner {
                     let partial = public_text!(
                         "Only {named} still has its part of the backup, which can no longer be restored. Delete the backup again."
                     );
-                    failure.fault.text = failure.fault.text.followed_by(&partial);
+                    failure = failure.followed_by(&partial);
                 }
                 Err(failure)
             }
@@ -187,14 +231,17 @@ impl CallRunner {
         };
         let domain = &ready.domain;
         if ready.has_managed_save {
-            client.remove_managed_save(domain, self.by).await?;
+            let removed = client.remove_managed_save(domain, self.by).await;
+            removed.map_err(CallFailure::of_first_change)?;
         }
         let to = Snapshot {
             name: from.snapshot.name.clone(),
             domain: domain.clone(),
         };
         if let Err(error) = client.revert(&to, ready.plan.revert, self.by).await {
-            return Err(self.restore_failed(from, domain, error).await);
+            return Err(self
+                .restore_failed(from, domain, ready.has_managed_save, error)
+                .await);
         }
         if ready.plan.then_off
             && let Err(error) = client.destroy(domain, self.by).await
@@ -225,13 +272,19 @@ impl CallRunner {
         &self,
         from: &LoadedSnapshot,
         before: &Domain,
+        save_removed: bool,
         error: RpcError,
     ) -> CallFailure {
-        let has_answer = error.code().is_some();
-        let mut failure = CallFailure::from(error);
-        if !has_answer {
-            return failure;
+        if error.code().is_none() {
+            return if save_removed && !was_sent(&error) {
+                CallFailure::from(error).followed_by(&public_text!(
+                    "The saved memory state of the VM was discarded; its disks were not changed."
+                ))
+            } else {
+                CallFailure::of_first_change(error)
+            };
         }
+        let mut failure = CallFailure::from(error);
         let inspector = &self.inspector;
         let after = inspector
             .describe_after_failure(&from.xml, before, before.id, self.look_deadline())
@@ -240,7 +293,6 @@ impl CallRunner {
             let text = public_text!("The restore failed half-way.");
             failure.fault = Fault::new(FaultKind::BackendFailed, text);
         }
-        failure.fault.text = failure.fault.text.followed_by(&after.text);
-        failure
+        failure.followed_by(&after.text)
     }
 }

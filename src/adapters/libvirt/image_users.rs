@@ -1,6 +1,7 @@
 //! Who else uses the images of a VM: other VMs, and images that are based on them.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::libvirt::backing_files;
 use crate::adapters::libvirt::backing_files::ReferredFile;
+use crate::adapters::libvirt::backing_files::ReferredFiles;
 use crate::adapters::libvirt::client::Client;
 use crate::adapters::libvirt::definition_checks::refuse;
 use crate::adapters::libvirt::definition_xml;
@@ -121,9 +123,7 @@ async fn check_other_vm(
     }
     let used = used.into_iter().collect();
     let based = based.into_iter().collect();
-    let (used, mut below) = refer(used, is_local).await;
-    let (based, _) = refer(based, is_local).await;
-    below.extend(based);
+    let ReferredFiles { own: used, below } = refer(used, based, is_local).await?;
     let name = &other.name;
     for target in targets {
         for file in &below {
@@ -170,8 +170,8 @@ async fn check_pool_volumes(
         let Some(backing) = volume.backing else {
             continue;
         };
-        let (backing, _) = refer(vec![backing], is_local).await;
-        if backing.iter().any(|file| target.is(file)) {
+        let files = refer(Vec::new(), vec![backing], is_local).await?;
+        if files.below.iter().any(|file| target.is(file)) {
             return Err(based_on(target, &volume.name));
         }
     }
@@ -183,7 +183,8 @@ async fn check_folder(target: &RestoredImage) -> Result<(), AdapterError> {
     let Some(folder) = target.path.parent() else {
         return Ok(());
     };
-    for (name, below) in backing_files::based_in_folder(folder, FOLDER_ENTRIES_MAX).await {
+    let based = backing_files::based_in_folder(folder, FOLDER_ENTRIES_MAX).await;
+    for (name, below) in based.map_err(not_looked_at)? {
         if target.is(&below) {
             return Err(based_on(target, &name.to_string_lossy()));
         }
@@ -191,15 +192,26 @@ async fn check_folder(target: &RestoredImage) -> Result<(), AdapterError> {
     Ok(())
 }
 
-/// These files and all images below them; on another host the files alone, by their names.
-async fn refer(paths: Vec<PathBuf>, is_local: bool) -> (Vec<ReferredFile>, Vec<ReferredFile>) {
+/// The files that are used, with all images below them, and those that they are said to be based on. On another host they are
+/// known by their names alone.
+async fn refer(
+    used: Vec<PathBuf>,
+    based: Vec<PathBuf>,
+    is_local: bool,
+) -> Result<ReferredFiles, AdapterError> {
     if is_local {
-        return backing_files::with_chains(paths).await;
+        let found = backing_files::look_at(used, based).await;
+        return found.map_err(not_looked_at);
     }
-    (
-        paths.into_iter().map(ReferredFile::remote).collect(),
-        Vec::new(),
-    )
+    Ok(ReferredFiles {
+        own: used.into_iter().map(ReferredFile::remote).collect(),
+        below: based.into_iter().map(ReferredFile::remote).collect(),
+    })
+}
+
+fn not_looked_at(error: io::Error) -> AdapterError {
+    let text = public_text!("The images that other VMs use could not be looked at. Try again.");
+    refuse(FaultKind::Unavailable, text).because(error)
 }
 
 fn based_on(target: &RestoredImage, image: &str) -> AdapterError {

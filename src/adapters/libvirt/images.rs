@@ -472,7 +472,7 @@ mod tests {
             .collect();
         assert_eq!(seen, [("1", "one", false), ("2", "2", false)], "both");
         assert_eq!(
-            backing_files::chain(&at("top")).await,
+            backing_files::chain(&at("top")).await.unwrap(),
             [at("base")],
             "the image below"
         );

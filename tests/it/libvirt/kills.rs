@@ -246,12 +246,20 @@ async fn check_outcome(
             );
         }
         // Both admit that something went wrong, which an operator can see.
-        (FindOutcome::Failed(_), _) => {
+        (FindOutcome::Failed(fault), _) => {
             let id = intent.target.backup.as_str();
             let is_stopped = libvirtd.state("web01") != "running";
-            let is_true = is_stopped
-                || (is_create && libvirtd.monitor("web01", "info snapshots").contains(id));
-            assert!(is_true, "life {life}");
+            let is_made = is_create && libvirtd.monitor("web01", "info snapshots").contains(id);
+            // The daemon died before the call was sent.
+            let is_unchanged = fault.text.contains("Nothing was changed.");
+            assert!(
+                is_stopped || is_made || is_unchanged,
+                "life {life}: {found:?}"
+            );
+            if is_unchanged {
+                assert!(!is_stopped && !is_made, "life {life}: {found:?}");
+                assert_eq!(libvirtd.read("web01.qcow2"), 2, "life {life}: {found:?}");
+            }
         }
         (FindOutcome::Unknowable, _) => assert!(!is_create, "life {life}: a create can be known"),
         (

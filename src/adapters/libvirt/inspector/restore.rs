@@ -275,7 +275,9 @@ impl Inspector {
             let expected: Option<Vec<&Path>> = backing.iter().map(path_of).collect();
             let readable = matches!(images::inspect_image(path).await, ImageInspection::Read(_));
             if let (false, true, Some(expected)) = (is_known, readable, expected)
-                && backing_files::chain(path).await != expected
+                && backing_files::chain(path)
+                    .await
+                    .map_or(true, |found| found != expected)
             {
                 return Err(refuse(
                     FaultKind::Conflict,

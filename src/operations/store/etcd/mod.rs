@@ -1,7 +1,7 @@
 //! Operations in an etcd cluster, written by the one gateway that holds the lock of the leader.
 //!
 //! docs/decisions/0033-the-store-on-etcd.md explains the keys and why one writer. `keys` names what is stored, `writer`
-//! commits, `walk` and `lists` read along the indexes.
+//! commits, `windows`, `walk` and `lists` read along the indexes.
 
 mod annotations;
 mod batch;
@@ -17,6 +17,7 @@ mod reader;
 mod state;
 mod transfer;
 mod walk;
+mod windows;
 mod writer;
 
 #[cfg(test)]
