@@ -314,16 +314,19 @@ def seed(run, name, count):
     changed(caller, "PUT", "/vms/vm1/backups/456", {"description": "first"})
     run.servers.stop(gateway.process)
     store = sqlite3.connect(run.servers.folder / name / "operations.sqlite")
-    columns = "revision, verb, backend, vm, backup, principal, phase, live, idem_key, idem_fingerprint, expires"
-    (first,) = store.execute("SELECT min(seq) FROM operations").fetchone()
+    columns = "revision, verb, backend, vm, backup, principal, phase, live, idem_key, idem_fingerprint"
+    first, created = store.execute("SELECT seq, created FROM operations ORDER BY seq LIMIT 1").fetchone()
     store.execute("PRAGMA synchronous = OFF")
+    # One every 20 ms before the first; the time of acceptance stands in the number as well, above its 22 lowest bits.
     store.execute(
         f"""
         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-        INSERT INTO operations(seq, {columns}, record)
-        SELECT ?2 - i, {columns}, replace(record, '"seq":' || ?2, '"seq":' || (?2 - i)) FROM operations, n WHERE seq = ?2 AND i < ?1
+        INSERT INTO operations(seq, {columns}, created, expires, record)
+        SELECT ?2 - (20 * i << 22), {columns}, ?3 - 20 * i, expires - 20 * i,
+            replace(replace(record, '"seq":' || ?2, '"seq":' || (?2 - (20 * i << 22))), '"created":' || ?3, '"created":' || (?3 - 20 * i))
+        FROM operations, n WHERE seq = ?2 AND i < ?1
         """,
-        (count, first),
+        (count, first, created),
     )
     store.commit()
     store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
