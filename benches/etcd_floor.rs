@@ -19,6 +19,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use snapgate::etcd;
 use snapgate::etcd::Connection;
+use snapgate::etcd::EtcdError;
 use snapgate::etcd::Txn;
 use snapgate::etcd::TxnOp;
 
@@ -36,9 +37,15 @@ async fn write(
     while Instant::now() < until {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         let put = TxnOp::put(format!("/floor/{number:016x}"), value.to_vec(), None);
-        let answer = connection.write(Txn::new().and_then([put])).await;
-        assert!(answer.unwrap().succeeded(), "written");
-        written = written.saturating_add(1);
+        match connection.write(Txn::new().and_then([put])).await {
+            Ok(answer) => {
+                assert!(answer.succeeded(), "a put has no condition");
+                written = written.saturating_add(1);
+            }
+            // On a busy machine etcd is late now and then; what is not confirmed is not counted.
+            Err(EtcdError::Unknown(_) | EtcdError::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
     }
     written
 }

@@ -97,9 +97,11 @@ impl Client {
                 let (is_head, is_old) = (self.is_head, self.is_old);
                 let api = self.gateway.api;
                 let open = self.stream.take();
+                let age = if open.is_some() { "kept" } else { "new" };
+                let asked = format!("{}, {age} connection", self.name);
                 let mut stream = open.unwrap_or_else(|| TcpStream::connect(api).unwrap());
                 stream.write_all(request.as_bytes()).unwrap();
-                let (sight, stays) = read_answer(&mut stream, is_head, is_old);
+                let (sight, stays) = read_answer(&mut stream, is_head, is_old, &asked);
                 self.stream = stays.then_some(stream);
                 sight
             }
@@ -171,7 +173,7 @@ async fn exchange(
 }
 
 /// Reads one answer; says whether the connection goes on.
-fn read_answer(stream: &mut TcpStream, is_head: bool, is_old: bool) -> (Sight, bool) {
+fn read_answer(stream: &mut TcpStream, is_head: bool, is_old: bool, asked: &str) -> (Sight, bool) {
     let mut received = Vec::new();
     let mut sight = Sight::default();
     loop {
@@ -181,7 +183,8 @@ fn read_answer(stream: &mut TcpStream, is_head: bool, is_old: bool) -> (Sight, b
                 break end;
             }
             let goes_on = read_more(stream, &mut received);
-            assert!(goes_on, "a head: {:?}", received.escape_ascii().to_string());
+            let begun = received.escape_ascii().to_string();
+            assert!(goes_on, "{asked}: a whole head, not {begun:?}");
         };
         let head: Vec<u8> = received.drain(..end + 4).collect();
         let (status, fields) = read_head(&head[..end]);
