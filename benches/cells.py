@@ -29,11 +29,11 @@ SPREAD = 0.6
 SKEW = 0.25
 
 # Measured on two cores that three gateways, three members of etcd and the clients shared, so a lower bound.
-CHANGES_PER_SECOND = 1_314
+CHANGES_PER_SECOND = 1_114
 DISK_PER_STATUS = 2_067
-MEMORY_PER_STATUS = 11_363
+MEMORY_PER_STATUS = 10_196
 # Seconds of processor time of the active gateway for each change, and for each second that it follows one.
-PROCESSOR_PER_CHANGE = 236e-6
+PROCESSOR_PER_CHANGE = 302e-6
 PROCESSOR_PER_FOLLOWED_SECOND = 32e-6
 
 GIB = 1 << 30

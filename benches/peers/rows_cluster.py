@@ -268,7 +268,7 @@ def growth(run):
     held = {name: {what: max(own.members(metric)) for what, metric in HELD.items()} for name, own in clusters.items()}
     for own in clusters.values():
         own.end()
-    for what, most in (("disk", 4096), ("memory", 8192)):
+    for what, most in (("disk", 4096), ("memory", 12288)):
         each = (held["many"][what] - held["few"][what]) / (sizes["many"] - sizes["few"])
         rows.append(Row.limit(f"{what} of a member of etcd for each stored Status", each, "bytes", most))
     return rows

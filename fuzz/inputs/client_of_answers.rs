@@ -98,10 +98,13 @@ impl Client {
                 let api = self.gateway.api;
                 let open = self.stream.take();
                 let age = if open.is_some() { "kept" } else { "new" };
-                let asked = format!("{}, {age} connection", self.name);
+                let asked = || {
+                    let closed = self.gateway.closed_connections();
+                    format!("{}, {age} connection, of these closed: {closed}", self.name)
+                };
                 let mut stream = open.unwrap_or_else(|| TcpStream::connect(api).unwrap());
                 stream.write_all(request.as_bytes()).unwrap();
-                let (sight, stays) = read_answer(&mut stream, is_head, is_old, &asked);
+                let (sight, stays) = read_answer(&mut stream, is_head, is_old, asked);
                 self.stream = stays.then_some(stream);
                 sight
             }
@@ -173,7 +176,12 @@ async fn exchange(
 }
 
 /// Reads one answer; says whether the connection goes on.
-fn read_answer(stream: &mut TcpStream, is_head: bool, is_old: bool, asked: &str) -> (Sight, bool) {
+fn read_answer(
+    stream: &mut TcpStream,
+    is_head: bool,
+    is_old: bool,
+    asked: impl Fn() -> String,
+) -> (Sight, bool) {
     let mut received = Vec::new();
     let mut sight = Sight::default();
     loop {
@@ -184,7 +192,7 @@ fn read_answer(stream: &mut TcpStream, is_head: bool, is_old: bool, asked: &str)
             }
             let goes_on = read_more(stream, &mut received);
             let begun = received.escape_ascii().to_string();
-            assert!(goes_on, "{asked}: a whole head, not {begun:?}");
+            assert!(goes_on, "{}: a whole head, not {begun:?}", asked());
         };
         let head: Vec<u8> = received.drain(..end + 4).collect();
         let (status, fields) = read_head(&head[..end]);

@@ -1,5 +1,7 @@
 //! Whole gateways that run as long as this process, and encrypted connections to them.
 
+use std::io::Read;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::path::Path;
@@ -20,6 +22,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(9);
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) api: SocketAddr,
+    admin: SocketAddr,
     /// The certificate that its clients trust, if it is encrypted.
     certificate: Option<CertificateDer<'static>>,
     pub(super) runtime: Runtime,
@@ -52,11 +55,23 @@ impl Gateway {
         let running = runtime.block_on(app::start(loaded)).unwrap();
         Self {
             api: running.api(),
+            admin: running.admin(),
             certificate,
             runtime,
             _running: running,
             _folder: folder,
         }
+    }
+
+    /// How many connections of clients ended for which reason, for the message about one that should not have.
+    pub(super) fn closed_connections(&self) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let lines = answer.lines();
+        let closed = lines.filter(|line| line.starts_with("snapgate_connections_closed_total{"));
+        closed.collect::<Vec<_>>().join(" ")
     }
 
     /// How clients of HTTP/2 connect. One for all, so that handshakes are resumed.
