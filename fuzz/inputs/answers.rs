@@ -1,7 +1,6 @@
 //! Bytes of an upstream through the real pass-through to what its client sees: by both ways that answers take, and to clients of
 //! HTTP/1.0, HTTP/1.1 and HTTP/2.
 
-use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -14,6 +13,7 @@ use super::client_of_answers::Client;
 use super::client_of_answers::Sight;
 use super::gateway::Gateway;
 use super::gateway::PATIENCE;
+use super::gateway::read_some;
 use super::reference_answer;
 use super::reference_answer::Answer;
 use super::reference_answer::End;
@@ -113,7 +113,7 @@ fn serve(mut stream: TcpStream, script: &Script) {
                 return;
             }
         }
-        match stream.read(&mut part) {
+        match read_some(&mut stream, &mut part) {
             Ok(count @ 1..) => received.extend_from_slice(&part[..count]),
             Ok(0) | Err(_) => return,
         }
@@ -255,7 +255,7 @@ fn is_date(value: &[u8]) -> bool {
 pub(super) fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> bool {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut part = [0; 16_384];
-    match stream.read(&mut part) {
+    match read_some(stream, &mut part) {
         Ok(0) => false,
         Ok(count) => {
             received.extend_from_slice(&part[..count]);

@@ -18,6 +18,16 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 /// Longer than any answer takes, and shorter than the fuzzer waits for one input.
 pub(super) const PATIENCE: Duration = Duration::from_secs(9);
 
+/// Reads what has come. libFuzzer's alarm interrupts reads that have a time limit, which then go on.
+pub(super) fn read_some(stream: &mut impl Read, part: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(part) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 /// A gateway that runs as long as this process.
 #[derive(Debug)]
 pub(super) struct Gateway {

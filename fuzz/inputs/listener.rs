@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::io::Write;
 use std::net::Shutdown;
 use std::net::SocketAddr;
@@ -17,6 +16,7 @@ use loona_hpack::Decoder;
 
 use super::gateway::Gateway;
 use super::gateway::PATIENCE;
+use super::gateway::read_some;
 use super::reference_http1;
 use super::reference_http2;
 use super::reference_http2::Reading;
@@ -97,7 +97,7 @@ fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     let mut part = [0; 16_384];
     loop {
-        match stream.read(&mut part) {
+        match read_some(&mut stream, &mut part) {
             Ok(0) => return answer,
             Ok(count) => answer.extend_from_slice(&part[..count]),
             Err(error) => {
@@ -239,7 +239,7 @@ fn converse_http2(bytes: &[u8], expected: &Reading) -> Reactions {
         }
         stream.sock.set_read_timeout(Some(left)).unwrap();
         let mut part = [0; 16_384];
-        match stream.read(&mut part) {
+        match read_some(&mut stream, &mut part) {
             Ok(0) => return found,
             Ok(count) => unread.extend_from_slice(&part[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}

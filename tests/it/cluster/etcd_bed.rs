@@ -1,7 +1,10 @@
 //! A real etcd cluster for as long as the value lives: `tests/beds/etcd.sh`.
 
+use std::fs::File;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
@@ -95,11 +98,21 @@ impl EtcdBed {
 
     /// The same; `None` when it fails.
     pub(crate) fn try_ctl(&self, arguments: &[&str]) -> Option<String> {
+        self.try_ctl_with(arguments, Stdio::null())
+    }
+
+    /// Writes the content of a file, which may be longer than an argument; `None` when it fails.
+    pub(crate) fn try_put(&self, key: &str, value: &Path) -> Option<String> {
+        self.try_ctl_with(&["put", key], File::open(value).unwrap().into())
+    }
+
+    fn try_ctl_with(&self, arguments: &[&str], input: Stdio) -> Option<String> {
         let mut command = Command::new(SCRIPT);
         let output = command
             .arg("ctl")
             .arg(self.place())
             .args(arguments)
+            .stdin(input)
             .output()
             .unwrap();
         output

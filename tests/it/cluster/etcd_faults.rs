@@ -192,39 +192,79 @@ fn without_a_majority_of_etcd_nothing_is_answered_from_memory() {
     assert_eq!(read.status, 200, "it is still there: {read:?}");
 }
 
+/// Bytes, with room for what the operations of all lives leave behind.
+fn quota() -> String {
+    ((20 + lives() / 4) << 20).to_string()
+}
+
+/// Writes below a prefix until the quota of etcd is reached.
+fn fill(etcd: &EtcdBed, prefix: &str) {
+    let value = etcd.file("filler");
+    std::fs::write(&value, vec![b'x'; 1_000_000]).unwrap();
+    let mut filled = 0;
+    while etcd.try_put(&format!("{prefix}{filled}"), &value).is_some() {
+        filled += 1;
+        assert!(filled < 100, "the quota is reached");
+    }
+    assert!(
+        etcd.ctl(&["alarm", "list"]).contains("NOSPACE"),
+        "it is full"
+    );
+}
+
+/// What an operator does about it: removes what is below the prefix, and the history.
+fn make_room(etcd: &EtcdBed, prefix: &str) {
+    etcd.ctl(&["del", "--prefix", prefix]);
+    let status = etcd.ctl(&["endpoint", "status", "-w", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let revision = status[0]["Status"]["header"]["revision"].as_u64().unwrap();
+    etcd.ctl(&["compact", &revision.to_string()]);
+    etcd.ctl(&["defrag"]);
+    etcd.ctl(&["alarm", "disarm"]);
+}
+
 #[apply(test)]
 fn a_full_etcd_refuses_changes_until_there_is_room() {
-    let bed = Bed::start(1, &[("QUOTA", "16777216")]);
+    let bed = Bed::start(1, &[("QUOTA", &quota())]);
     let client = bed.client(0);
     let uri = client.post("/vms/1/backups/456/restore", "{}").status_uri();
     client.finished(&uri);
-    let value = "x".repeat(100_000);
-    let mut filled = 0;
-    while bed
-        .etcd
-        .try_ctl(&["put", &format!("/filler/{filled}"), &value])
-        .is_some()
-    {
-        filled += 1;
-        assert!(filled < 1000, "the quota is reached");
-    }
-    assert!(
-        bed.etcd.ctl(&["alarm", "list"]).contains("NOSPACE"),
-        "it is full"
-    );
+    fill(&bed.etcd, "/filler/");
     let refused = client.post("/vms/1/backups/456/restore", "{}");
     assert_eq!(refused.status, 503, "refused: {refused:?}");
     assert_eq!(refused.code(), "StoreUnavailable", "{refused:?}");
     eventually("not ready", || !bed.is_ready(0));
     assert_eq!(client.get(&uri).status, 200, "Statuses can be read");
-    bed.etcd.ctl(&["del", "--prefix", "/filler/"]);
-    let status = bed.etcd.ctl(&["endpoint", "status", "-w", "json"]);
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let revision = status[0]["Status"]["header"]["revision"].as_u64().unwrap();
-    bed.etcd.ctl(&["compact", &revision.to_string()]);
-    bed.etcd.ctl(&["defrag"]);
-    bed.etcd.ctl(&["alarm", "disarm"]);
+    make_room(&bed.etcd, "/filler/");
     eventually("ready by itself", || bed.is_ready(0));
     let accepted = client.post("/vms/1/backups/456/restore", "{}");
     assert_eq!(accepted.status, 202, "accepted again: {accepted:?}");
+}
+
+#[apply(test)]
+fn nothing_is_lost_when_etcd_is_full() {
+    let bed = Bed::start(2, &[("QUOTA", &quota())]);
+    let world = Arc::new(World {
+        patience: Duration::from_secs(15),
+        is_conditional: true,
+        ..World::default()
+    });
+    *world.gateways.lock().unwrap() = bed.gateways.addresses();
+    let clients = clients::start(&world, 4);
+    let mut prng = Prng::new(22);
+    for _ in 0..lives() {
+        fill(&bed.etcd, "/filler/");
+        std::thread::sleep(Duration::from_millis(prng.below(1500)));
+        make_room(&bed.etcd, "/filler/");
+        eventually("a gateway is ready", || bed.is_ready(0) || bed.is_ready(1));
+        std::thread::sleep(Duration::from_millis(500 + prng.below(1500)));
+    }
+    let accepted = clients::finish(&world, clients);
+    let verdict = history::judge(&accepted, &bed.vmm.executions(), false);
+    print_verdict("etcd, full", &format!("{} times", lives()), &verdict);
+    assert_eq!(verdict.wrong(), 0, "{verdict:#?}\n{}", bed.gateways.logs());
+    assert!(
+        verdict.accepted >= lives(),
+        "something was done: {verdict:?}"
+    );
 }
