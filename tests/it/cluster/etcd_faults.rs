@@ -218,7 +218,8 @@ fn make_room(etcd: &EtcdBed, prefix: &str) {
     let status = etcd.ctl(&["endpoint", "status", "-w", "json"]);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let revision = status[0]["Status"]["header"]["revision"].as_u64().unwrap();
-    etcd.ctl(&["compact", &revision.to_string()]);
+    // It fails where etcd, which compacts every few minutes by itself, was first.
+    drop(etcd.try_ctl(&["compact", &revision.to_string()]));
     etcd.ctl(&["defrag"]);
     etcd.ctl(&["alarm", "disarm"]);
 }
