@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_tcp_cork;
+
 use crate::harness::PATIENCE;
 
 /// One request as it arrived.
@@ -105,12 +107,40 @@ impl Drop for Upstream {
 }
 
 /// Serves one connection.
-fn serve(mut stream: TcpStream, record: &Record) {
+fn serve(stream: TcpStream, record: &Record) {
     let connection = record.connections.fetch_add(1, Ordering::SeqCst) + 1;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
     let mut buffer = Vec::new();
-    serve_on(&mut stream, record, connection, &mut buffer);
+    serve_on(&mut Corked::new(stream), record, connection, &mut buffer);
+}
+
+/// A connection that sends when it is flushed or closed. An answer and the close behind it then arrive together. A close that
+/// comes later may meet the next request on the connection, which fails when it has a body and so cannot be sent again.
+struct Corked(TcpStream);
+
+impl Corked {
+    fn new(stream: TcpStream) -> Self {
+        set_tcp_cork(&stream, true).unwrap();
+        Self(stream)
+    }
+}
+
+impl Read for Corked {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(bytes)
+    }
+}
+
+impl Write for Corked {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        set_tcp_cork(&self.0, false)?;
+        Ok(set_tcp_cork(&self.0, true)?)
+    }
 }
 
 pub(crate) fn serve_on<S: Read + Write>(
@@ -194,6 +224,7 @@ fn request<S: Read + Write>(
     );
     if seen.field("expect") == ["100-continue"] && target != "/refuse" {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        stream.flush().unwrap();
     }
     if target == "/refuse" {
         return Ok(Some(seen));
@@ -347,11 +378,17 @@ fn answer<S: Read + Write>(
             bytes.extend(plain("200 OK", b"mine"));
             (bytes, true)
         }
-        "/refuse" => (plain("417 No", b"no"), false),
+        // Sent before the close, which discards what waits when a part of the request was not read.
+        "/refuse" => {
+            if stream.write_all(&plain("417 No", b"no")).and_then(|()| stream.flush()).is_err() {
+                return false;
+            }
+            (Vec::new(), false)
+        }
         "/ws" if seen.field("upgrade") == ["websocket"] => {
             // The answer and the first message in one piece, as quick servers send them.
             let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
-            if stream.write_all(head).is_err() {
+            if stream.write_all(head).and_then(|()| stream.flush()).is_err() {
                 return false;
             }
             while buffer.len() < 5 {
@@ -365,5 +402,5 @@ fn answer<S: Read + Write>(
         }
         _ => (plain("200 OK", b"ok"), true),
     };
-    stream.write_all(&bytes).is_ok() && stream.flush().is_ok() && goes_on
+    stream.write_all(&bytes).is_ok() && goes_on && stream.flush().is_ok()
 }
