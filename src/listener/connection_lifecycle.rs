@@ -117,10 +117,22 @@ pub(super) struct ConnectionGuard {
 /// Counts an open connection until dropped.
 struct OpenConnection<'a>(&'a ConnectionGuard);
 
+impl<'a> OpenConnection<'a> {
+    fn count(guard: &'a ConnectionGuard) -> Self {
+        guard.open.fetch_add(1, Ordering::AcqRel);
+        if guard.counted {
+            guard.metrics.requests.record_connection_opened();
+        }
+        Self(guard)
+    }
+}
+
 impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.publish_open_count();
+        if self.0.counted {
+            self.0.metrics.requests.record_connection_ended();
+        }
     }
 }
 
@@ -130,9 +142,7 @@ impl ConnectionGuard {
     where
         A: HttpServerApp + Send + Sync + 'static,
     {
-        self.open.fetch_add(1, Ordering::AcqRel);
-        self.publish_open_count();
-        let open = OpenConnection(self);
+        let open = OpenConnection::count(self);
         let reason = match self.complete_handshake(socket).await {
             Ok(stream) => self.serve_requests(app, stream).await,
             Err(reason) => reason,
@@ -337,17 +347,65 @@ impl ConnectionGuard {
             ConnectionPhase::Next => CloseReason::Usual,
         }
     }
-
-    fn publish_open_count(&self) {
-        if self.counted {
-            let open = self.open.load(Ordering::Acquire);
-            self.metrics.requests.set_open_connections(open);
-        }
-    }
 }
 
 /// The tracker that was created in the handshake, which requests of HTTP/2 share.
 fn tracker_of(stream: &Stream) -> Option<PhaseTracker> {
     let digest = stream.get_ssl_digest()?;
     Some(tls_peer(&digest)?.phases.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::SystemClock;
+    use crate::runtime::stop_pair;
+
+    /// Rounds in which two threads end the last two connections at the same time.
+    const ROUNDS: usize = 2_000;
+
+    #[test]
+    fn the_number_of_open_connections_is_right_after_any_two_end_at_once() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (_stopper, stop) = stop_pair();
+        let guard = ConnectionGuard {
+            limits: Limits::default(),
+            clock: Arc::new(SystemClock),
+            metrics: Arc::clone(&metrics),
+            counted: true,
+            per_ip_limit: None,
+            unreadable: None,
+            tls: None,
+            leaving: stop.clone(),
+            stop: stop.clone(),
+            cut: stop,
+            wide_connections: Arc::new(Semaphore::new(0)),
+            open: AtomicUsize::new(0),
+        };
+        // Threads that look again and again go on together; those at a barrier are woken one after the other.
+        let arrived = AtomicUsize::new(0);
+        let meet = |meetings: usize| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            while arrived.load(Ordering::SeqCst) < 2 * meetings {
+                std::thread::yield_now();
+            }
+        };
+        let close_together = || {
+            let mut wrong = 0_usize;
+            for round in 0..ROUNDS {
+                let open = OpenConnection::count(&guard);
+                meet(3 * round + 1);
+                drop(open);
+                meet(3 * round + 2);
+                wrong += usize::from(metrics.requests.open_connections() != 0);
+                meet(3 * round + 3);
+            }
+            wrong
+        };
+        let wrong = std::thread::scope(|scope| {
+            let other = scope.spawn(close_together);
+            close_together() + other.join().unwrap()
+        });
+        assert_eq!(wrong, 0, "of {ROUNDS} rounds");
+    }
 }

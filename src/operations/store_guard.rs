@@ -27,6 +27,8 @@ pub(crate) struct StoreGuard {
     is_writable: AtomicBool,
     failed: Stop,
     failure: Stopper,
+    /// Held from the read of the numbers to the update of the metrics.
+    reporting: tokio::sync::Mutex<()>,
 }
 
 impl StoreGuard {
@@ -38,6 +40,7 @@ impl StoreGuard {
             is_writable: AtomicBool::new(true),
             failed,
             failure,
+            reporting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -143,6 +146,8 @@ impl StoreGuard {
 
     /// Updates the metrics with the number of records that need an operator.
     pub(crate) async fn report_counts(&self) {
+        // One at a time, so that an older number never overwrites a newer one.
+        let _reporting = self.reporting.lock().await;
         if let Ok(Counts { unknown, set_aside }) = self.store.counts().await {
             self.metrics.operations.set_unknown_operations(unknown);
             self.metrics.operations.set_unreadable_operations(set_aside);

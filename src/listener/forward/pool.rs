@@ -287,13 +287,13 @@ impl Pool {
 
     /// Exports the health of the upstreams.
     pub(super) fn publish_health(&self) {
-        if self.is_retired() {
-            return;
-        }
         for member in &self.members {
+            // Held while the metric is set, so that an older state never overwrites a newer one, nor the removal by `retire`.
             let health = member.health();
+            if self.is_retired() {
+                return;
+            }
             let healthy = !health.down && health.ejected_until.is_none();
-            drop(health);
             let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
             self.metrics
                 .passthrough
@@ -307,6 +307,7 @@ impl Pool {
         self.retired.store(true, Ordering::Release);
         for member in &self.members {
             let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
+            let _not_published_meanwhile = member.health();
             self.metrics.passthrough.remove_upstream(route, upstream);
         }
     }

@@ -236,3 +236,55 @@ fn every_limit_of_a_peer_is_set() {
         assert_eq!(peer.options.verify_cert, trust.is_none(), "{trust:?}");
     }
 }
+
+/// What the metrics say of the first upstream: 1, 0, or nothing.
+fn exported_health(metrics: &Metrics) -> Option<String> {
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
+    let series =
+        "snapgate_passthrough_upstream_healthy{passthrough=\"r\",upstream=\"192.0.2.1:1\"} ";
+    let value = text.lines().find_map(|line| line.strip_prefix(series));
+    value.map(str::to_owned)
+}
+
+#[test]
+fn the_exported_health_is_the_last_one_and_ends_with_the_pool() {
+    const ROUNDS: usize = 400;
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::default()));
+    for round in 0..ROUNDS {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let settings = PoolConfig {
+            failures: 1,
+            ..config(Balance::RoundRobin)
+        };
+        let pool = Pool::new(
+            PoolId(7),
+            settings,
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
+        let start = std::sync::Barrier::new(3);
+        let retires = round % 2 == 1;
+        std::thread::scope(|scope| {
+            for succeeds in [true, false] {
+                let (pool, start) = (&pool, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for turn in 0..8 {
+                        pool.report(0, succeeds == (turn % 2 == 0));
+                    }
+                });
+            }
+            start.wait();
+            if retires {
+                pool.retire();
+            }
+        });
+        let exported = exported_health(&metrics);
+        if retires {
+            assert_eq!(exported, None, "round {round}: retired");
+        } else if exported.is_some() {
+            pool.publish_health();
+            assert_eq!(exported, exported_health(&metrics), "round {round}");
+        }
+    }
+}

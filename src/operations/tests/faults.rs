@@ -1,10 +1,12 @@
 //! A store that fails at a chosen write, and what the operations make of it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 use super::simulation::history::Answer;
 use super::simulation::history::ClientRequest;
@@ -37,6 +39,7 @@ use crate::operations::store::Created;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
+use crate::operations::store_guard::StoreGuard;
 use crate::operations::testing::BeginReply;
 use crate::operations::testing::Reply;
 use crate::operations::testing::ScriptedAdapter;
@@ -73,6 +76,8 @@ struct FaultyStore {
     fault: Mutex<Option<(Phase, WriteFault, usize)>>,
     /// After this many writes it dies, in that way.
     writes_to_live: Mutex<Option<(usize, WriteFault)>>,
+    /// What the next counts are, and when each is returned; without one, those of the inner store.
+    slow_counts: Mutex<VecDeque<(Counts, oneshot::Receiver<()>)>>,
 }
 
 impl FaultyStore {
@@ -156,6 +161,11 @@ impl Store for FaultyStore {
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
+        let slow = self.slow_counts.lock().unwrap().pop_front();
+        if let Some((counts, released)) = slow {
+            released.await.unwrap();
+            return Ok(counts);
+        }
         self.inner.counts().await
     }
 
@@ -218,6 +228,7 @@ async fn change_with(
         inner: inner.unwrap(),
         fault: Mutex::new(Some(fault)),
         writes_to_live: Mutex::default(),
+        slow_counts: Mutex::default(),
     };
     let operations = Operations::start_on(Arc::new(store), setup.config, setup.backends, shared);
     let operations = operations.await.unwrap();
@@ -427,6 +438,7 @@ async fn run_until_store_dies(
         inner: inner.unwrap(),
         fault: Mutex::default(),
         writes_to_live: Mutex::new(Some((after, fail))),
+        slow_counts: Mutex::default(),
     };
     let (config, backends) = (setup.config.clone(), setup.backends.clone());
     let operations = Operations::start_on(Arc::new(store), config, backends, shared);
@@ -560,4 +572,35 @@ async fn writes_survived<F: Future<Output = bool>>(mut survives: impl FnMut(usiz
         }
     }
     panic!("the store survives at some point");
+}
+
+#[tokio::test]
+async fn counts_that_are_read_late_never_overwrite_newer_ones_in_the_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = TestSetup::new(folder.path(), &ScriptedAdapter::new(Recovery::Listable));
+    let counts = |unknown| Counts {
+        unknown,
+        set_aside: 0,
+    };
+    let (release_older, older) = oneshot::channel();
+    let (release_newer, newer) = oneshot::channel();
+    let file = setup.config.store.file().unwrap().to_owned();
+    let clock = Arc::<crate::runtime::ManualClock>::clone(&setup.clock);
+    let store = FaultyStore {
+        inner: SqliteStore::open(file, clock, setup.metrics.clone()).unwrap(),
+        fault: Mutex::default(),
+        writes_to_live: Mutex::default(),
+        slow_counts: Mutex::new(VecDeque::from([(counts(1), older), (counts(0), newer)])),
+    };
+    let guard = StoreGuard::new(Arc::new(store), setup.metrics.clone());
+    let release = async {
+        release_newer.send(()).unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        release_older.send(()).unwrap();
+    };
+    tokio::join!(guard.report_counts(), guard.report_counts(), release);
+    let text = String::from_utf8(setup.metrics.encode_text()).unwrap();
+    assert!(text.contains("\nsnapgate_operations_unknown 0\n"), "{text}");
 }

@@ -107,7 +107,7 @@ mod tests {
         let took = Duration::from_millis(1);
         metrics.requests.record_request("backup", "GET", 200, took);
         metrics.requests.record_refusal("Forbidden");
-        metrics.requests.set_open_connections(1);
+        metrics.requests.record_connection_opened();
         metrics.requests.record_closed_connection("idle");
         metrics.requests.record_slow_stream();
         metrics.requests.set_certificate_expiry(&[0]);

@@ -112,9 +112,20 @@ impl RequestMetrics {
         self.refusals.with_label_values(&[code]).inc();
     }
 
-    /// Sets the number of open connections.
-    pub fn set_open_connections(&self, open: usize) {
-        self.connections.set(as_gauge_value(open));
+    /// Counts a connection that was opened.
+    pub fn record_connection_opened(&self) {
+        self.connections.inc();
+    }
+
+    /// Counts a connection that ended, after [`RequestMetrics::record_connection_opened`].
+    pub fn record_connection_ended(&self) {
+        self.connections.dec();
+    }
+
+    /// The number of open connections.
+    #[cfg(test)]
+    pub(crate) fn open_connections(&self) -> i64 {
+        self.connections.get()
     }
 
     /// Counts a connection that the gateway closed. `reason` comes from a fixed set.
