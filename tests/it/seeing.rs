@@ -101,7 +101,7 @@ fn the_log_level_is_changed_while_the_gateway_runs() {
         ),
         (&["log-level"], 0, "snapgate=debug,warn (configured: warn)"),
         (
-            &["log-level", "debug", "--for", "500ms"],
+            &["log-level", "debug", "--for", "2s"],
             0,
             "debug (configured: warn)",
         ),
@@ -114,7 +114,7 @@ fn the_log_level_is_changed_while_the_gateway_runs() {
         assert!(text.contains(expected), "{arguments:?}: {text}");
     }
     restore();
-    assert!(phases() > 1, "phases on the way too at level debug");
+    eventually("phases on the way too at level debug", || phases() > 1);
     eventually("the level returns by itself", || {
         command_output(&["log-level"], &config).1 == "warn (as configured)\n"
     });
@@ -158,15 +158,16 @@ fn log_lines_name_the_operation_the_request_and_the_trace() {
         all.retain(|line| line["request_id"] == *request);
         all
     };
-    eventually("the access line", || {
-        about().iter().any(|line| line["message"] == "request")
-    });
+    let with_message = |message: &str| {
+        let mut all = about();
+        all.retain(|line| line["message"] == message);
+        all
+    };
+    eventually("the access line", || !with_message("request").is_empty());
+    let way = "operation phase changed";
+    eventually("the way of the operation", || with_message(way).len() >= 3);
     let lines = about();
-    let phases: Vec<&Value> = lines
-        .iter()
-        .filter(|line| line["message"] == "operation phase changed")
-        .collect();
-    assert!(phases.len() >= 3, "the way of the operation: {lines:?}");
+    let phases = with_message(way);
     let trace = phases[0]["trace_id"].as_str().unwrap();
     assert_eq!(trace.len(), 32, "a trace: {trace}");
     for line in &lines {

@@ -34,6 +34,12 @@ impl Site {
         fs::read_to_string(self.at("log")).unwrap()
     }
 
+    /// The log once it has this. Lines are written after what they tell about, by a thread of their own.
+    fn wait_for_log(&self, expected: &str) -> String {
+        eventually(expected, || self.log().contains(expected));
+        self.log()
+    }
+
     /// Writes a configuration whose gateway keeps its operations in that file.
     fn config(&self, name: &str, root: &Path) -> String {
         let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
@@ -83,11 +89,7 @@ fn a_folder_that_is_missing_at_the_start_leaves_the_gateway_running_until_it_is_
         );
         eventually("it is looked at", || is_looked_at(&process));
         assert!(!is_up(&process), "{missing}: the metric says so");
-        assert!(
-            site.log().contains("backend unavailable backend=disks"),
-            "{missing}: {}",
-            site.log()
-        );
+        site.wait_for_log("backend unavailable backend=disks");
         fs::rename(site.at("elsewhere"), site.at(missing)).unwrap();
         eventually("it is available", || is_up(&process));
         assert_eq!(
@@ -95,8 +97,7 @@ fn a_folder_that_is_missing_at_the_start_leaves_the_gateway_running_until_it_is_
             200,
             "{missing}: once it is there"
         );
-        let log = site.log();
-        assert!(log.contains("backend available backend=disks"), "{log}");
+        let log = site.wait_for_log("backend available backend=disks");
         assert!(!log.contains("Refused {"), "no internal names: {log}");
     }
 }
@@ -108,8 +109,7 @@ fn an_idle_backend_that_breaks_is_seen_without_a_request() {
     eventually("it is available", || is_up(&process));
     fs::rename(site.at("vms"), site.at("elsewhere")).unwrap();
     eventually("it is seen", || !is_up(&process));
-    let log = site.log();
-    assert!(log.contains("backend unavailable backend=disks"), "{log}");
+    let log = site.wait_for_log("backend unavailable backend=disks");
     let root = site.at("vms").display().to_string();
     assert!(log.contains(&root), "the reason names the folder: {log}");
     fs::rename(site.at("elsewhere"), site.at("vms")).unwrap();

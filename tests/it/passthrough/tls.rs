@@ -23,6 +23,7 @@ use crate::harness::PATIENCE;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
+use crate::harness::eventually;
 use crate::passthrough::route;
 use crate::passthrough::upstream::Record;
 use crate::passthrough::upstream::serve_on;
@@ -228,7 +229,11 @@ fn a_self_signed_upstream_that_ca_cannot_check_is_logged_once_with_the_remedy() 
         let reply = Client::bare(gateway.api).get("/manager/x");
         assert_eq!(reply.status, 502, "not trusted: {reply:?}");
     }
-    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    let read_log = || fs::read_to_string(folder.path().join("log")).unwrap();
+    eventually("it is logged", || {
+        read_log().contains("request to upstream failed")
+    });
+    let log = read_log();
     let is_failure =
         |line: &&str| line.contains("WARN") && line.contains("request to upstream failed");
     let lines: Vec<&str> = log.lines().filter(is_failure).collect();

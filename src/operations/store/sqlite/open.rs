@@ -20,10 +20,6 @@ const SCHEMA: i64 = 3;
 /// The oldest format that is upgraded when it is opened.
 const OLDEST_SCHEMA: i64 = 1;
 
-/// Pages in the write-ahead log after which it is copied into the database: 60 MiB, below the size to which the log is
-/// truncated. Most pages are written many times and copied once; the commit that copies them takes that much longer.
-const CHECKPOINT_PAGES: i64 = 15_000;
-
 /// Upgrades format 1 to format 2, in one transaction. A version that knows only format 1 refuses format 2.
 const UPGRADE_FROM_1: &str = "
 BEGIN IMMEDIATE;
@@ -161,10 +157,11 @@ pub(super) fn connect(file: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Synchronous is FULL and cannot be configured: with NORMAL a power cut loses acknowledged commits.
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
+/// Synchronous is FULL and cannot be configured: with NORMAL a power cut loses acknowledged commits. No commit copies the log:
+/// that is done beside them.
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", 64_i64 << 20)?;
     Ok(())
 }

@@ -28,6 +28,7 @@ use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
 use crate::operations::store::sqlite::annotations::AnnotationTable;
 use crate::operations::store::sqlite::change_history;
+use crate::operations::store::sqlite::checkpoints::Checkpoints;
 use crate::operations::store::sqlite::open;
 use crate::operations::store::sqlite::reader::Readers;
 use crate::operations::store::sqlite::store_file::StoreFile;
@@ -56,6 +57,7 @@ impl SqliteStore {
         let (mut connection, lock) = open::open(&file)?;
         let history = change_history::begin_run(&mut connection)
             .map_err(|error| open::sqlite_error(&file, &error))?;
+        let checkpoints = Checkpoints::start(&mut connection, &file)?;
         let last_change = history.latest;
         let feed = Arc::new(ChangeFeed::new(history));
         let has_failed = Arc::new(AtomicBool::new(false));
@@ -63,6 +65,7 @@ impl SqliteStore {
         let (writes, waiting) = mpsc::channel(WRITES_WAITING_MAX);
         let writer = writer::Writer {
             connection,
+            checkpoints,
             clock,
             metrics,
             has_failed: Arc::clone(&has_failed),

@@ -26,6 +26,7 @@ use crate::operations::store::contract::Created;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
 use crate::operations::store::sqlite::annotation_rows::AnnotationChange;
+use crate::operations::store::sqlite::checkpoints::Checkpoints;
 use crate::operations::store::sqlite::errors::already_failed;
 use crate::operations::store::sqlite::errors::classify;
 use crate::operations::store::sqlite::integers::to_integer;
@@ -68,6 +69,7 @@ enum Applied {
 /// What the writer thread owns. The lock is released last, after the connection is closed.
 pub(super) struct Writer {
     pub(super) connection: Connection,
+    pub(super) checkpoints: Checkpoints,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
     pub(super) has_failed: Arc<AtomicBool>,
@@ -98,8 +100,13 @@ impl Writer {
             }
         }
         let Self {
-            connection, lock, ..
+            connection,
+            checkpoints,
+            lock,
+            ..
         } = self;
+        // Before the connection: the last one that closes removes the log.
+        checkpoints.stop();
         if let Err((_, error)) = connection.close() {
             tracing::warn!(%error, "store not closed cleanly");
         }
@@ -133,15 +140,15 @@ impl Writer {
                 // Before the answers: a client that reads its own write finds it among the changes soon after.
                 self.feed.hand_in(batch.changes);
                 batch.applied.into_iter().for_each(Applied::answer);
+                if let Err(error) = self.checkpoints.after_commit(&self.connection)
+                    && !self.note_failure(&error)
+                {
+                    tracing::warn!(%error, "write-ahead log not copied into the store");
+                }
             }
             Err(error) => {
                 let meaning = classify(&error);
-                if matches!(meaning, StoreError::Fatal(_)) {
-                    // The kernel may have dropped a page that did not reach the disk. A second sync that succeeds would
-                    // prove nothing.
-                    self.has_failed.store(true, Ordering::Release);
-                    tracing::error!(%error, "operation store failed");
-                }
+                self.note_failure(&error);
                 for write in batch.applied {
                     write.fail(&meaning);
                 }
@@ -150,6 +157,17 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Refuses everything from now on if the error is fatal; says whether it is.
+    fn note_failure(&self, error: &rusqlite::Error) -> bool {
+        let is_fatal = matches!(classify(error), StoreError::Fatal(_));
+        if is_fatal {
+            // The kernel may have dropped a page that did not reach the disk. A second sync that succeeds would prove nothing.
+            self.has_failed.store(true, Ordering::Release);
+            tracing::error!(%error, "operation store failed");
+        }
+        is_fatal
     }
 
     /// Applies the writes in one transaction. A conflict fails one write alone; an error of the engine fails all of them.

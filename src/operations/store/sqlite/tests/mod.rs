@@ -5,6 +5,7 @@ mod changes;
 mod failures;
 mod files_and_formats;
 mod lists;
+mod log;
 mod reads_and_writes;
 
 use std::path::Path;
