@@ -18,9 +18,9 @@ use rusqlite::Connection;
 use crate::operations::store::error::OpenError;
 use crate::operations::store::sqlite::open;
 
-/// Pages in the log at which copying begins: 40 MiB, so that the log stays below the size to which it is truncated. Most pages
-/// are written many times and copied once.
-pub(super) const START_PAGES: u32 = 10_000;
+/// Pages in the log at which copying begins: 60 MiB. Most pages are written many times and copied once, and commits wait for the
+/// end of each copy.
+pub(super) const START_PAGES: u32 = 15_000;
 /// Pages that the writer copies itself at most.
 const REST_PAGES_MAX: u32 = 256;
 /// Passes of one copy at most. Each copies what was appended during the one before.

@@ -1,5 +1,10 @@
 //! The write-ahead log is copied beside the writes, and started over.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an overflow fails the test, as it should"
+)]
+
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
