@@ -34,7 +34,7 @@ impl Site {
         fs::read_to_string(self.at("log")).unwrap()
     }
 
-    /// The log once it has this. Lines are written after what they tell about, by a thread of their own.
+    /// The log once it has this. A thread of its own writes the lines, after the event.
     fn wait_for_log(&self, expected: &str) -> String {
         eventually(expected, || self.log().contains(expected));
         self.log()
