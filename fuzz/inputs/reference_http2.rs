@@ -1,12 +1,13 @@
 //! A reader of HTTP/2 that keeps RFC 9113 and RFC 7541 to the letter, written apart from the gateway and the library it uses.
 //!
 //! What it calls a request must be one by every reader. It is lenient where nothing is read in two ways: white space around values
-//! is trimmed, trailers are not read, a fragment in a path does not count, settings need not come first, and a malformed list of fields
-//! may be cut off.
+//! is trimmed, trailers are not read, a fragment in a path does not count, settings need not come first, a malformed list of fields
+//! may be cut off, and a change of the size of the table may come after fields.
 
 use std::collections::BTreeMap;
 
 use loona_hpack::Decoder;
+use loona_hpack::decoder::DecoderError;
 
 /// What a client sends first (section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -129,7 +130,7 @@ impl Reading {
                         return Ok(());
                     };
                     if next.kind != CONTINUATION || next.stream != frame.stream {
-                        let found = decoder.decode(&block).map_err(|_error| Broken)?;
+                        let found = decode(decoder, &block)?;
                         // The library resets the stream at the first malformed field, and waits for no other part.
                         if read_request(&found).method.is_some() {
                             return Err(Broken);
@@ -143,7 +144,7 @@ impl Reading {
                 }
                 let fields = match fields {
                     Some(fields) => fields,
-                    None => decoder.decode(&block).map_err(|_error| Broken)?,
+                    None => decode(decoder, &block)?,
                 };
                 self.read_fields(frame, &fields)?;
             } else {
@@ -300,6 +301,19 @@ fn unpadded(frame: Frame<'_>, fixed: usize) -> Result<&[u8], Broken> {
 fn block_of(frame: Frame<'_>) -> Result<&[u8], Broken> {
     let priority = if frame.flags & PRIORITIZED == 0 { 0 } else { 5 };
     unpadded(frame, priority)
+}
+
+/// The fields of a list. The library takes a change of the size of the table (RFC 7541 section 4.2) at the beginning of each frame that
+/// goes on with a list, where it changes no field.
+fn decode(decoder: &mut Decoder<'_>, block: &[u8]) -> Result<Vec<Field>, Broken> {
+    let mut fields = Vec::new();
+    let decoded = decoder.decode_with_cb(block, |name, value| {
+        fields.push((name.into_owned(), value.into_owned()));
+    });
+    match decoded {
+        Ok(()) | Err(DecoderError::SizeUpdateAtEnd) => Ok(fields),
+        Err(_) => Err(Broken),
+    }
 }
 
 /// Sections 8.2 and 8.3.

@@ -89,10 +89,16 @@ impl Checkpoints {
                 // The log was started over.
                 self.due_pages = START_PAGES;
             }
-            if pages >= self.due_pages {
-                self.is_copying = self.requests.send(()).is_ok();
+            if pages < self.due_pages {
+                return Ok(());
             }
-            return Ok(());
+            self.is_copying = self.requests.send(()).is_ok();
+            if self.is_copying {
+                return Ok(());
+            }
+            // The thread ended, and the writer copies alone.
+            self.due_pages = pages.saturating_add(RETRY_PAGES);
+            return copy(writer).map(drop);
         }
         let result = if pages < LOG_PAGES_MAX {
             self.results.try_recv()
@@ -101,7 +107,6 @@ impl Checkpoints {
         };
         let rest = match result {
             Err(TryRecvError::Empty) => return Ok(()),
-            // The thread ended, and the writer copies alone.
             Err(TryRecvError::Disconnected) => Ok(0),
             Ok(rest) => rest,
         };
@@ -192,6 +197,29 @@ mod tests {
             assert_eq!(checkpoints.is_copying, copies, "at {pages}");
         }
         checkpoints.stop();
+    }
+
+    #[test]
+    fn without_the_thread_the_writer_copies_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Connection::open(folder.path().join("s.db")).unwrap();
+        let sql = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(x)";
+        writer.execute_batch(sql).unwrap();
+        let bytes = || std::fs::metadata(folder.path().join("s.db")).unwrap().len();
+        let before = bytes();
+        let mut checkpoints = Checkpoints::after_copy(Ok(REST_PAGES_MAX + 1), START_PAGES);
+        checkpoints.after_commit(&writer).unwrap();
+        checkpoints.requests = sync_channel(1).0;
+        checkpoints
+            .log_pages
+            .store(START_PAGES + RETRY_PAGES, Ordering::Relaxed);
+        assert_eq!(
+            bytes(),
+            before,
+            "the thread left much, and tries again later"
+        );
+        checkpoints.after_commit(&writer).unwrap();
+        assert!(bytes() > before, "copied");
     }
 
     #[test]
