@@ -116,7 +116,7 @@ impl Client {
                     .unwrap();
                 let gateway = &self.gateway;
                 let asking = async {
-                    if connection.is_none() {
+                    if has_left(connection.as_ref()).await {
                         *connection = Some(connect(gateway).await);
                     }
                     let requests = connection.as_mut().unwrap();
@@ -138,6 +138,15 @@ async fn connect(gateway: &Gateway) -> h2::client::SendRequest<Bytes> {
     let (requests, connection) = h2::client::handshake(stream).await.unwrap();
     gateway.runtime.spawn(connection);
     requests
+}
+
+/// Whether there is no connection, or the gateway has ended it in good order, as it does after many requests.
+async fn has_left(connection: Option<&h2::client::SendRequest<Bytes>>) -> bool {
+    let Some(requests) = connection else {
+        return true;
+    };
+    let ready = requests.clone().ready().await;
+    ready.is_err_and(|error| error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
 /// An answer that is broken off must not harm the connection.

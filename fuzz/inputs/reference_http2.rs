@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use loona_hpack::Decoder;
 use loona_hpack::decoder::DecoderError;
+use loona_hpack::decoder::IntegerDecodingError;
+use loona_hpack::decoder::StringDecodingError;
 
 /// What a client sends first (section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -130,9 +132,14 @@ impl Reading {
                         return Ok(());
                     };
                     if next.kind != CONTINUATION || next.stream != frame.stream {
-                        let found = decode(decoder, &block)?;
+                        let (found, is_cut) = decode_begun(decoder, &block)?;
                         // The library resets the stream at the first malformed field, and waits for no other part.
-                        if read_request(&found).method.is_some() {
+                        let is_malformed = if is_cut {
+                            is_spoiled(&found)
+                        } else {
+                            read_request(&found).method.is_none()
+                        };
+                        if !is_malformed {
                             return Err(Broken);
                         }
                         fields = Some(found);
@@ -170,12 +177,15 @@ impl Reading {
         }
         let mut stream = read_request(fields);
         if frame.stream.is_multiple_of(2) || frame.stream <= self.last {
-            // The library resets a stream with malformed fields before it looks at its number.
-            return if stream.method.is_none() {
-                Ok(())
-            } else {
-                Err(Broken)
-            };
+            if stream.method.is_some() {
+                return Err(Broken);
+            }
+            // The library resets a stream with malformed fields before it looks at its number, and ignores what comes for it then.
+            if !frame.stream.is_multiple_of(2) {
+                stream.end(true);
+                self.streams.insert(frame.stream, stream);
+            }
+            return Ok(());
         }
         self.last = frame.stream;
         stream.end(ends);
@@ -303,17 +313,36 @@ fn block_of(frame: Frame<'_>) -> Result<&[u8], Broken> {
     unpadded(frame, priority)
 }
 
-/// The fields of a list. The library takes a change of the size of the table (RFC 7541 section 4.2) at the beginning of each frame that
-/// goes on with a list, where it changes no field.
+/// The fields of a list that has ended.
 fn decode(decoder: &mut Decoder<'_>, block: &[u8]) -> Result<Vec<Field>, Broken> {
+    match decode_begun(decoder, block)? {
+        (fields, false) => Ok(fields),
+        (_, true) => Err(Broken),
+    }
+}
+
+/// The fields of a list that may go on, and whether it ends within one. The library takes a change of the size of the table (RFC 7541
+/// section 4.2) at the beginning of each frame that goes on with a list, where it changes no field.
+fn decode_begun(decoder: &mut Decoder<'_>, block: &[u8]) -> Result<(Vec<Field>, bool), Broken> {
     let mut fields = Vec::new();
     let decoded = decoder.decode_with_cb(block, |name, value| {
         fields.push((name.into_owned(), value.into_owned()));
     });
     match decoded {
-        Ok(()) | Err(DecoderError::SizeUpdateAtEnd) => Ok(fields),
+        Ok(()) | Err(DecoderError::SizeUpdateAtEnd) => Ok((fields, false)),
+        Err(
+            DecoderError::IntegerDecodingError(IntegerDecodingError::NotEnoughOctets)
+            | DecoderError::StringDecodingError(StringDecodingError::NotEnoughOctets),
+        ) => Ok((fields, true)),
         Err(_) => Err(Broken),
     }
+}
+
+/// Whether no field that follows could make this list well-formed.
+fn is_spoiled(fields: &[Field]) -> bool {
+    let is_pseudo = |field: &&Field| field.0.starts_with(b":");
+    let pseudo = fields.iter().take_while(is_pseudo).count();
+    !fields[pseudo..].iter().all(is_field)
 }
 
 /// Sections 8.2 and 8.3.
