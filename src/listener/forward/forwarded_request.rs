@@ -31,6 +31,7 @@ use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::pool::UpstreamLease;
 use crate::listener::forward::response_head;
 use crate::listener::forward::upstreams::Upstreams;
+use crate::listener::forward::usual_framing::unusual_framing;
 use crate::listener::upstream_date::valid_date;
 use crate::runtime::work_context;
 use crate::runtime::work_context::WorkContext;
@@ -183,6 +184,9 @@ impl ForwardedRequest {
             request.insert_header(name.clone(), value.clone())?;
         }
         join_cookies(request)?;
+        for (name, value) in unusual_framing(&request.headers) {
+            request.insert_header(name, value)?;
+        }
         let is_old = session.req_header().version < Version::HTTP_11;
         if is_old {
             // HTTP/1.0 has no interim responses.

@@ -15,6 +15,7 @@ mod pool;
 mod response_head;
 mod upgrade;
 mod upstreams;
+mod usual_framing;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use pingora::Error;
 use pingora::ErrorType;
 use pingora::http::ResponseHeader;
 
+use crate::listener::forward::usual_framing::unusual_framing;
+
 /// Fields that are hop-by-hop, or that disclose the software of the upstream.
 static DROPPED: [HeaderName; 8] = [
     header::SERVER,
@@ -142,8 +144,8 @@ pub(super) fn clean_head(response: &mut ResponseHeader) -> pingora::Result<()> {
     normalize(response)
 }
 
-/// Sets what all response heads have in common: the version, one value per single-value field, a length without leading zeros,
-/// `Connection` of an upgrade.
+/// Sets what all response heads have in common: the version, one value per single-value field, framing in its usual form, `Connection`
+/// of an upgrade.
 pub(super) fn normalize(response: &mut ResponseHeader) -> pingora::Result<()> {
     response.set_version(Version::HTTP_11);
     for name in &SINGLE {
@@ -154,14 +156,8 @@ pub(super) fn normalize(response: &mut ResponseHeader) -> pingora::Result<()> {
             response.insert_header(name, value)?;
         }
     }
-    // Some readers take a number that begins with a zero for an octal one.
-    let length = response.headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.strip_prefix('0'));
-    if let Some(rest) = length.filter(|rest| !rest.is_empty()) {
-        let number = rest.trim_start_matches('0');
-        let number = if number.is_empty() { "0" } else { number };
-        let number = number.to_owned();
-        response.insert_header(header::CONTENT_LENGTH, number)?;
+    for (name, value) in unusual_framing(&response.headers) {
+        response.insert_header(name, value)?;
     }
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         response.insert_header(header::CONNECTION, "upgrade")?;
@@ -272,18 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn lengths_lose_their_leading_zeros() {
+    fn framing_has_its_usual_form() {
         let rows = [
-            ("0", "0"),
-            ("00", "0"),
-            ("3", "3"),
-            ("003", "3"),
-            ("30", "30"),
+            ("content-length", "003", "3"),
+            ("transfer-encoding", "Chunked", "chunked"),
         ];
-        for (length, expected) in rows {
-            let mut response = received(200, &[("Content-Length", length)]);
+        for (name, value, expected) in rows {
+            let mut response = received(200, &[(name, value)]);
             clean_head(&mut response).unwrap();
-            assert_eq!(response.headers["content-length"], expected, "{length}");
+            assert_eq!(response.headers[name], expected, "{value}");
         }
     }
 

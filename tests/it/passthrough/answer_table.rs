@@ -167,6 +167,11 @@ const FRAMING: &[Row] = &[
 ];
 
 const CHUNKS: &[Row] = &[
+    open(
+        "a coding in capitals",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        Whole(200, "abc"),
+    ),
     row(
         "chunks cut off",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
@@ -316,6 +321,12 @@ fn ask_http1(gateway: &Gateway, row: &Row, version: &str, fields: &str) -> Found
             left = body;
             continue;
         }
+        let codings = head.lines().filter_map(|line| line.split_once(": "));
+        let mut codings = codings.filter(|field| field.0.eq_ignore_ascii_case("transfer-encoding"));
+        assert!(
+            codings.all(|field| field.1 == "chunked"),
+            "as all write it: {head}"
+        );
         let head = head.to_ascii_lowercase();
         let (body, is_whole) = if head.contains("transfer-encoding: chunked") {
             assert_eq!(version, "HTTP/1.1", "{}: chunks: {all}", row.name);

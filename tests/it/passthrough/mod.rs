@@ -107,6 +107,30 @@ fn each_part_of_an_answer_arrives_before_the_next_is_sent() {
 }
 
 #[apply(test)]
+fn unusual_framing_of_a_request_reaches_the_upstream_in_its_usual_form() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "");
+    // the framing and the body, the field and the value that the upstream gets
+    let rows = [
+        (
+            "Transfer-Encoding: chuNked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "transfer-encoding",
+            "chunked",
+        ),
+        ("Content-Length: 003\r\n\r\nabc", "content-length", "3"),
+        ("Content-Length: 00\r\n\r\n", "content-length", "0"),
+    ];
+    for (framing, name, expected) in rows {
+        let request = format!("POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{framing}");
+        let answer = rest(&mut send(gateway.api, &request));
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{framing:?}: {answer}");
+        let seen = upstream.seen().pop().unwrap();
+        assert_eq!(seen.field(name), [expected], "{framing:?}");
+    }
+    assert_eq!(upstream.garbage(), [""; 0]);
+}
+
+#[apply(test)]
 fn requests_reach_the_upstream_cleaned_and_answers_come_back_cleaned() {
     let upstream = Upstream::start();
     let keys = "strip_prefix = true\nauthorization = \"file:secret\"\nhost = \"upstream\"\n";
