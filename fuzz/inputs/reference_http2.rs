@@ -154,6 +154,12 @@ impl Reading {
                     None => decode(decoder, &block)?,
                 };
                 self.read_fields(frame, &fields)?;
+            } else if frame.kind == PUSH_PROMISE && frame.flags & END_HEADERS != 0 {
+                // No client may send one. The library resets one with malformed fields before it looks at who sent it.
+                let fields = decode(decoder, unpadded(frame, 4)?)?;
+                if read_request(&fields).method.is_some() {
+                    return Err(Broken);
+                }
             } else {
                 self.read_other(frame)?;
             }

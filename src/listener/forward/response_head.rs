@@ -107,10 +107,10 @@ pub(super) struct FieldFilter {
 impl FieldFilter {
     pub(super) fn for_response(received: &ResponseHeader) -> Self {
         let named = received.headers.get_all(header::CONNECTION).iter();
+        // Names are looked for in bytes: one that is malformed must not hide the others.
         let named = named
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
             .filter(|name: &HeaderName| {
                 *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING
             });
@@ -265,6 +265,15 @@ mod tests {
             None,
             "a requested upgrade"
         );
+    }
+
+    #[test]
+    fn a_malformed_name_in_connection_hides_no_other() {
+        let mut response = received(200, &[("X-Hop", "1")]);
+        let named = http::HeaderValue::from_bytes(b"X-Hop, close\xad").unwrap();
+        response.append_header("connection", named).unwrap();
+        clean_head(&mut response).unwrap();
+        assert!(response.headers.is_empty(), "{:?}", response.headers);
     }
 
     #[test]
