@@ -1,8 +1,7 @@
 //! What a client changes. Each change has a key by which the gateway recognises a repetition, so that it can be sent until there
 //! is an answer.
 
-use std::fmt::Write as _;
-
+use data_encoding::HEXLOWER;
 use http::HeaderName;
 use http::Method;
 use serde_json::Value;
@@ -127,9 +126,7 @@ pub fn new_idempotency_key() -> Result<String, ClientError> {
     getrandom::fill(&mut bytes)
         .map_err(|error| ClientError::Usage(format!("no randomness: {error}")))?;
     let mut key = String::from("snapgate-");
-    for byte in bytes {
-        let _infallible = write!(key, "{byte:02x}");
-    }
+    HEXLOWER.encode_append(&bytes, &mut key);
     Ok(key)
 }
 

@@ -23,8 +23,8 @@ use crate::listener::connection::Http1Connection;
 use crate::listener::connection_phase::ConnectionPhase;
 use crate::listener::connection_phase::PhaseSnapshot;
 use crate::listener::connection_phase::PhaseTracker;
+use crate::listener::corked_stream::CorkedStream;
 use crate::listener::http1_requests::serve_http1;
-use crate::listener::http2_connection::Http2Connection;
 use crate::listener::http2_requests::serve_http2;
 use crate::listener::per_ip_limit::ConnectionSlot;
 use crate::listener::per_ip_limit::PerIpLimit;
@@ -229,7 +229,7 @@ impl ConnectionGuard {
             if is_http2 {
                 // Boxed, so that the many connections of HTTP/1 have no room for it.
                 let wide = &self.wide_connections;
-                let stream = Box::new(Http2Connection::new(stream, phases.clone()));
+                let stream = CorkedStream::new(stream);
                 return Box::pin(serve_http2(app, stream, &phases, wide)).await;
             }
             let (tracker, unreadable) = (phases.clone(), self.unreadable.clone());

@@ -25,7 +25,6 @@ use pingora::protocols::Peek;
 use pingora::protocols::Shutdown;
 use pingora::protocols::SocketDigest;
 use pingora::protocols::Ssl;
-use pingora::protocols::Stream;
 use pingora::protocols::TimingDigest;
 use pingora::protocols::UniqueID;
 use pingora::protocols::UniqueIDType;
@@ -37,6 +36,7 @@ use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
 use crate::listener::connection_phase::PhaseTracker;
+use crate::listener::corked_stream::CorkedStream;
 use crate::listener::frame_boundary::FrameBoundary;
 
 /// How long requests that a client had queued when it was asked to leave may be on their way.
@@ -66,7 +66,7 @@ enum Notice {
 /// A connection over which the h2 library reads and writes.
 #[derive(Debug)]
 pub(super) struct Http2Connection {
-    stream: Stream,
+    stream: CorkedStream,
     phases: PhaseTracker,
     written: FrameBoundary,
     notice: Notice,
@@ -75,7 +75,7 @@ pub(super) struct Http2Connection {
 }
 
 impl Http2Connection {
-    pub(super) fn new(stream: Stream, phases: PhaseTracker) -> Self {
+    pub(super) fn new(stream: CorkedStream, phases: PhaseTracker) -> Self {
         Self {
             stream,
             phases,
@@ -204,55 +204,54 @@ impl AsyncWrite for Http2Connection {
 #[async_trait]
 impl Shutdown for Http2Connection {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.stream).await;
+        let ended =
+            std::future::poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context));
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "HTTP/2 connection not ended properly");
+        }
     }
 }
 
-#[async_trait]
-impl Peek for Http2Connection {
-    async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        self.stream.try_peek(buffer).await
-    }
-}
+impl Peek for Http2Connection {}
 
 impl UniqueID for Http2Connection {
     fn id(&self) -> UniqueIDType {
-        self.stream.id()
+        self.stream.with(|stream| stream.id())
     }
 }
 
 impl Ssl for Http2Connection {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
+        self.stream.with(|stream| stream.get_ssl_digest())
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
+        self.stream.with(|stream| stream.selected_alpn_proto())
     }
 }
 
 impl GetTimingDigest for Http2Connection {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
+        self.stream.with(|stream| stream.get_timing_digest())
     }
 }
 
 impl GetProxyDigest for Http2Connection {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
+        self.stream.with(|stream| stream.get_proxy_digest())
     }
 
     fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.stream.set_proxy_digest(digest);
+        self.stream.with(|stream| stream.set_proxy_digest(digest));
     }
 }
 
 impl GetSocketDigest for Http2Connection {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
+        self.stream.with(|stream| stream.get_socket_digest())
     }
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.stream.set_socket_digest(digest);
+        self.stream.with(|stream| stream.set_socket_digest(digest));
     }
 }

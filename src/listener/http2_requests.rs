@@ -9,7 +9,6 @@ use std::task::Poll;
 
 use pingora::apps::HttpServerApp;
 use pingora::protocols::Digest;
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Accept;
 use pingora::protocols::http::v2::server::HttpSession;
@@ -19,6 +18,8 @@ use tokio::sync::watch;
 
 use crate::listener::connection_phase::PhaseTracker;
 use crate::listener::connection_phase::StreamInFlight;
+use crate::listener::corked_stream::CorkedStream;
+use crate::listener::http2_connection::Http2Connection;
 use crate::model::limits;
 use crate::runtime::Tasks;
 
@@ -33,7 +34,7 @@ pub(super) fn wide_connections() -> Arc<Semaphore> {
 /// Serves requests until the connection ends.
 pub(super) async fn serve_http2<A>(
     app: &Arc<A>,
-    stream: Stream,
+    stream: CorkedStream,
     phases: &PhaseTracker,
     wide_connections: &Arc<Semaphore>,
 ) where
@@ -42,12 +43,13 @@ pub(super) async fn serve_http2<A>(
     let mut shutdown = phases.subscribe_last_request();
     let shutdown_of_requests = shutdown.clone();
     let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        timing_digest: stream.get_timing_digest(),
-        proxy_digest: stream.get_proxy_digest(),
-        socket_digest: stream.get_socket_digest(),
+        ssl_digest: stream.with(|stream| stream.get_ssl_digest()),
+        timing_digest: stream.with(|stream| stream.get_timing_digest()),
+        proxy_digest: stream.with(|stream| stream.get_proxy_digest()),
+        socket_digest: stream.with(|stream| stream.get_socket_digest()),
     });
-    let Ok(mut connection) = handshake(stream, app.h2_options()).await else {
+    let served = Box::new(Http2Connection::new(stream.clone(), phases.clone()));
+    let Ok(mut connection) = handshake(served, app.h2_options()).await else {
         return;
     };
     let requests = Tasks::default();
@@ -69,9 +71,9 @@ pub(super) async fn serve_http2<A>(
                 }
                 continue;
             }
-            accepted = after_others(
+            accepted = in_one_write(
                 HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)),
-                phases,
+                (&stream, phases),
                 &mut have_others_run,
             ) => accepted,
         };
@@ -100,11 +102,12 @@ pub(super) async fn serve_http2<A>(
     }
 }
 
-/// The same future, polled after the tasks of other requests of the connection that are ready to run, so that their responses leave in one
-/// write. A task that is woken runs before those that were ready for longer, and every response wakes that of the connection.
-async fn after_others<F: Future>(
+/// The same future, which lets all responses that are ready leave in one write. It is polled after the tasks of other requests of the
+/// connection that are ready to run: a task that is woken runs before those that were ready for longer, and every response wakes that of
+/// the connection.
+async fn in_one_write<F: Future>(
     work: F,
-    phases: &PhaseTracker,
+    (stream, phases): (&CorkedStream, &PhaseTracker),
     have_others_run: &mut bool,
 ) -> F::Output {
     let mut work = std::pin::pin!(work);
@@ -115,8 +118,13 @@ async fn after_others<F: Future>(
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        stream.cork();
         let polled = work.as_mut().poll(context);
         *have_others_run &= polled.is_ready();
+        // A request that was read may be followed by others.
+        if polled.is_pending() {
+            stream.uncork(context);
+        }
         polled
     })
     .await

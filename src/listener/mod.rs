@@ -13,6 +13,7 @@ mod config;
 mod connection;
 mod connection_lifecycle;
 mod connection_phase;
+mod corked_stream;
 mod forward;
 mod frame_boundary;
 mod handler;

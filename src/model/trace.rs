@@ -1,7 +1,8 @@
 //! Where a piece of work stands in a distributed trace: the ids of W3C Trace Context, read and written as `traceparent`.
 
 use std::fmt;
-use std::fmt::Write as _;
+
+use data_encoding::HEXLOWER;
 
 /// Length of a `traceparent` of version 00.
 const VERSION_00_LENGTH: usize = 55;
@@ -34,28 +35,15 @@ impl SpanId {
     }
 }
 
-fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    const DIGITS: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 15] {
-            let digit = DIGITS.get(usize::from(digit));
-            f.write_char(digit.copied().unwrap_or('0'))?;
-        }
-    }
-    Ok(())
-}
-
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        HEXLOWER.encode_display(&self.0).fmt(f)
     }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        HEXLOWER.encode_display(&self.0).fmt(f)
     }
 }
 
@@ -143,19 +131,12 @@ pub const fn scramble(bits: u64) -> u64 {
 
 /// Bytes from lower-case hexadecimal digits, as the standard demands them.
 fn hex<const LENGTH: usize>(text: &[u8]) -> Option<[u8; LENGTH]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => byte.checked_sub(b'0'),
-        b'a'..=b'f' => byte.checked_sub(b'a')?.checked_add(10),
-        _ => None,
-    };
     let mut bytes = [0; LENGTH];
-    let (pairs, rest) = text.as_chunks::<2>();
-    if pairs.len() != LENGTH || !rest.is_empty() {
+    // Panics if the lengths do not fit.
+    if HEXLOWER.decode_len(text.len()) != Ok(LENGTH) {
         return None;
     }
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = (digit(*high)? << 4) | digit(*low)?;
-    }
+    HEXLOWER.decode_mut(text, &mut bytes).ok()?;
     Some(bytes)
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::io::Write;
 
+use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::telemetry::LineFormat;
@@ -82,6 +83,13 @@ impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for Escaping<M> {
     fn make_writer(&'w self) -> Self::Writer {
         EscapingWriter {
             inner: self.inner.make_writer(),
+            format: self.format,
+        }
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Self::Writer {
+        EscapingWriter {
+            inner: self.inner.make_writer_for(metadata),
             format: self.format,
         }
     }

@@ -20,6 +20,7 @@ use tracing_subscriber::layer::Context;
 use crate::telemetry::context_fields::context_fields;
 use crate::telemetry::escape::escape_line;
 use crate::telemetry::json_lines::EventFields;
+use crate::telemetry::log::queue::Urgency;
 use crate::telemetry::log::queue::send_line;
 
 /// Where the journal listens.
@@ -72,6 +73,7 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
         let socket = Arc::clone(&self.socket);
         let length = entry.len().saturating_add(line.len());
         send_line(
+            Urgency::of(*metadata.level()),
             length,
             Box::new(move || {
                 if socket.send(&entry).is_err() {

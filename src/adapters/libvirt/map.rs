@@ -3,7 +3,7 @@
 //! libvirt keeps one text for us through restores and restarts, the description of the snapshot. Its last line is ours:
 //! see `description_trailer.rs`.
 
-use std::fmt::Write as _;
+use data_encoding::HEXLOWER;
 
 use crate::adapters::description_trailer::DescriptionTrailer;
 use crate::adapters::description_trailer::shown_description;
@@ -179,12 +179,8 @@ pub(crate) fn backup(domain: &Domain, snapshot: &SnapshotXml) -> Option<Backup> 
 
 /// What sets a snapshot apart from another one of its name: the VM's UUID and when it was made.
 pub(crate) fn identity(domain: &Domain, snapshot: &SnapshotXml) -> Identity {
-    let mut text = String::new();
-    for byte in domain.uuid {
-        // Writing to a string does not fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-    }
-    Identity::new(format!("{text}/{}/{}", snapshot.created, snapshot.name))
+    let uuid = HEXLOWER.encode(&domain.uuid);
+    Identity::new(format!("{uuid}/{}/{}", snapshot.created, snapshot.name))
 }
 
 /// The bytes of a UUID in its usual form.

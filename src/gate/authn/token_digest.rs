@@ -5,8 +5,9 @@
 //! the tokens that exist.
 
 use std::fmt;
-use std::fmt::Write as _;
 
+use data_encoding::HEXLOWER;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use ring::digest;
 use zeroize::Zeroizing;
 
@@ -40,20 +41,14 @@ impl TokenDigest {
     /// From 64 hexadecimal digits; `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let mut bytes = [0_u8; 32];
-        if text.len() != RANDOM_DIGITS || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
-        }
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
-        }
-        Some(Self(bytes))
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
+        bytes.try_into().ok().map(Self)
     }
 }
 
 impl fmt::Display for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        HEXLOWER.encode_display(&self.0).fmt(f)
     }
 }
 
@@ -68,10 +63,7 @@ impl fmt::Debug for TokenDigest {
 pub fn new_token(random: &Zeroizing<[u8; 32]>) -> Secret {
     let mut text = String::with_capacity(PREFIX.len().saturating_add(72));
     text.push_str(PREFIX);
-    for byte in random.iter() {
-        // Writing to a string does not fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-    }
+    HEXLOWER.encode_append(&**random, &mut text);
     let check = text.strip_prefix(PREFIX).map(checksum).unwrap_or_default();
     text.push_str(&check);
     Secret::new(text)

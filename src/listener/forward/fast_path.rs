@@ -58,7 +58,7 @@ pub(in crate::listener) struct FastPath(TransportConnector);
 
 impl fmt::Debug for FastPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Direct")
+        f.write_str("FastPath")
     }
 }
 

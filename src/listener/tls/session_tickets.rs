@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use ring::aead;
 use ring::aead::Aad;
 use ring::aead::LessSafeKey;
@@ -96,17 +97,13 @@ impl SharedTicketKeys {
 impl TicketKey {
     fn parse(line: &str) -> Option<Self> {
         let mut bytes = zeroize::Zeroizing::new([0; KEY_BYTES]);
+        // Decoding panics if the lengths do not fit.
         if line.len() != KEY_BYTES.saturating_mul(2) {
             return None;
         }
-        for (byte, digits) in bytes.iter_mut().zip(line.as_bytes().chunks(2)) {
-            let digits = str::from_utf8(digits).ok()?;
-            // A sign would be accepted as part of a number.
-            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return None;
-            }
-            *byte = u8::from_str_radix(digits, 16).ok()?;
-        }
+        HEXLOWER_PERMISSIVE
+            .decode_mut(line.as_bytes(), &mut *bytes)
+            .ok()?;
         let hash = blake3::derive_key("snapgate 2026-11-30 name of a ticket key", &*bytes);
         let key = UnboundKey::new(&aead::CHACHA20_POLY1305, &*bytes).ok()?;
         Some(Self {

@@ -1,5 +1,7 @@
 //! A record and what is stored beside it: the parts by which it is found even by versions that cannot decode it.
 
+use data_encoding::HEXLOWER;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -77,7 +79,7 @@ impl Row {
                 live: !operation.phase.is_final(),
                 key: key.map(|key| RowKey {
                     key: key.key.as_str().to_owned(),
-                    fingerprint: hexadecimal(&key.fingerprint.0),
+                    fingerprint: HEXLOWER.encode(&key.fingerprint.0),
                 }),
                 expires: operation.expires.map(Timestamp::as_millis),
                 created: operation.created.as_millis(),
@@ -167,27 +169,9 @@ impl ListedParts {
     }
 }
 
-/// The bytes of hexadecimal digits; what is not a pair of digits is left out.
+/// The bytes of hexadecimal digits; none for any other text.
 pub(super) fn bytes_of(digits: &str) -> Vec<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let pairs = digits.as_bytes().chunks_exact(2);
-    pairs
-        .filter_map(|pair| {
-            let [high, low] = pair else {
-                return None;
-            };
-            let byte = (digit(*high)? << 4) | digit(*low)?;
-            u8::try_from(byte).ok()
-        })
-        .collect()
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        for digit in [byte >> 4, byte & 15] {
-            text.extend(char::from_digit(digit.into(), 16));
-        }
-        text
-    })
+    HEXLOWER_PERMISSIVE
+        .decode(digits.as_bytes())
+        .unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER;
 use ring::digest;
 use serde::Serialize;
 use serde::Serializer;
@@ -129,10 +130,5 @@ pub(super) fn encode_line(
 
 /// The SHA-256 of a line without its line feed, in hexadecimal as printed by `sha256sum`.
 pub(super) fn line_hash(line: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, line);
-    let digits = digest.as_ref().iter().flat_map(|byte| {
-        let (high, low) = (u32::from(byte >> 4), u32::from(byte & 15));
-        [char::from_digit(high, 16), char::from_digit(low, 16)]
-    });
-    digits.flatten().collect()
+    HEXLOWER.encode(digest::digest(&digest::SHA256, line).as_ref())
 }

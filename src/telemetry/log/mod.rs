@@ -35,7 +35,7 @@ use crate::telemetry::log::access_line::AccessCopy;
 use crate::telemetry::log::access_line::emit_access;
 use crate::telemetry::log::line_time::LineTime;
 use crate::telemetry::log::queue::Line;
-use crate::telemetry::log::queue::LineWriter;
+use crate::telemetry::log::queue::LineWriters;
 use crate::telemetry::log::queue::LogQueue;
 use crate::telemetry::log::queue::QUEUE;
 use crate::telemetry::log_level::FilterParts;
@@ -102,8 +102,7 @@ pub struct LogConfig {
 /// [`LogError`]; logging is then not set up.
 pub fn init_logging(config: LogConfig, metrics: Arc<Metrics>) -> Result<(), LogError> {
     let queue = config.queued.then(|| LogQueue::new(Arc::clone(&metrics)));
-    let writer = LineWriter(queue.clone());
-    let (made, switch) = subscriber(&config, move || writer.clone())?;
+    let (made, switch) = subscriber(&config, LineWriters(queue.clone()))?;
     // Before the trail is opened: opening it can log that its last line is incomplete.
     tracing_subscriber::util::SubscriberInitExt::try_init(made)
         .map_err(|_error| LogError::Again)?;

@@ -2,7 +2,8 @@
 //!
 //! A thread that logs copies its line into the queue and goes on: it never waits for the destination, which may be a full pipe or a
 //! slow disk. What does not fit is dropped, counted and reported. Access lines are formatted by the thread of the queue, and many lines
-//! go into one write. Audit records never come here: they are on disk before the response leaves.
+//! go into one write: all but warnings and errors wait for others, because waking the thread for each one costs more than the line.
+//! Audit records never come here: they are on disk before the response leaves.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -18,13 +19,16 @@ use std::time::Duration;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use tracing::Dispatch;
+use tracing::Level;
+use tracing::Metadata;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::model::limits;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::access_line::AccessCopy;
 use crate::telemetry::log::access_line::emit_access;
 
-/// How long access lines may wait for others that go into the same write.
+/// How long lines below warnings may wait for others that go into the same write.
 const GATHER_TIME: Duration = Duration::from_millis(5);
 /// Largest write in bytes, except for a single longer line.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -44,9 +48,28 @@ pub(super) enum Line {
     /// A record of the access log, formatted when its turn comes.
     Access(Box<AccessCopy>),
     /// A formatted line with its line end.
-    Text(Vec<u8>),
+    Text(Urgency, Vec<u8>),
     /// A line that goes elsewhere than to the destination of the queue, with its length.
-    Elsewhere(usize, Box<dyn FnOnce() + Send>),
+    Elsewhere(Urgency, usize, Box<dyn FnOnce() + Send>),
+}
+
+/// Whether a line wakes the thread of the queue or may wait for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::telemetry) enum Urgency {
+    /// Warnings and errors: written at once.
+    Immediate,
+    /// Written with others, at most 5 ms later.
+    Batched,
+}
+
+impl Urgency {
+    pub(in crate::telemetry) fn of(level: Level) -> Self {
+        if level <= Level::WARN {
+            Self::Immediate
+        } else {
+            Self::Batched
+        }
+    }
 }
 
 impl Line {
@@ -58,10 +81,17 @@ impl Line {
     const fn size(&self) -> usize {
         let held = match self {
             Self::Access(copy) => return copy.size(),
-            Self::Text(bytes) => bytes.len(),
-            Self::Elsewhere(length, _) => *length,
+            Self::Text(_, bytes) => bytes.len(),
+            Self::Elsewhere(_, length, _) => *length,
         };
         held.saturating_add(size_of::<Self>())
+    }
+
+    const fn urgency(&self) -> Urgency {
+        match self {
+            Self::Access(_) => Urgency::Batched,
+            Self::Text(urgency, _) | Self::Elsewhere(urgency, ..) => *urgency,
+        }
     }
 }
 
@@ -149,7 +179,7 @@ impl LogQueue {
 
     /// Takes a line into the queue, or drops and counts it. A closed queue gives it back: its caller then writes it itself.
     pub(super) fn push(&self, line: Line) -> Option<Line> {
-        let (is_access, size) = (line.is_access(), line.size());
+        let (is_access, size, urgency) = (line.is_access(), line.size(), line.urgency());
         // A flood of requests must not displace warnings.
         let limit = if is_access {
             limits::LOG_QUEUE_ACCESS_BYTES_MAX
@@ -171,9 +201,9 @@ impl LogQueue {
         waiting.bytes = after;
         waiting.accepted = waiting.accepted.saturating_add(1);
         waiting.lines.push(line);
-        // Access lines alone can wait for more, unless there is no room left for many.
+        // None waits for more when there is no room left for many.
         let half = limits::LOG_QUEUE_ACCESS_BYTES_MAX / 2;
-        let is_urgent = !is_access || (before < half && after >= half);
+        let is_urgent = urgency == Urgency::Immediate || (before < half && after >= half);
         let wakes = before == 0 || (is_urgent && !waiting.is_urgent);
         waiting.is_urgent |= is_urgent;
         drop(waiting);
@@ -285,8 +315,8 @@ impl LogQueue {
 fn render(line: Line) {
     match line {
         Line::Access(copy) => emit_access(&copy.record()),
-        Line::Text(bytes) => drop(append_to_batch(&bytes)),
-        Line::Elsewhere(_, send) => send(),
+        Line::Text(_, bytes) => drop(append_to_batch(&bytes)),
+        Line::Elsewhere(_, _, send) => send(),
     }
 }
 
@@ -311,20 +341,45 @@ fn append_to_batch(bytes: &[u8]) -> bool {
     BATCH.try_with(append).unwrap_or_default()
 }
 
-/// Writes formatted lines: into the batch on the thread of the queue, into the queue on others, and without a queue to standard error.
-#[derive(Clone, Debug)]
-pub(super) struct LineWriter(pub(super) Option<Arc<LogQueue>>);
+/// Makes the writers of formatted lines, which go to standard error if there is no queue.
+#[derive(Debug)]
+pub(super) struct LineWriters(pub(super) Option<Arc<LogQueue>>);
 
-impl Write for LineWriter {
+impl<'w> MakeWriter<'w> for LineWriters {
+    type Writer = LineWriter<'w>;
+
+    fn make_writer(&'w self) -> LineWriter<'w> {
+        let queue = self.0.as_deref();
+        LineWriter {
+            queue,
+            urgency: Urgency::Immediate,
+        }
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> LineWriter<'w> {
+        let urgency = Urgency::of(*metadata.level());
+        LineWriter {
+            urgency,
+            ..self.make_writer()
+        }
+    }
+}
+
+/// Writes formatted lines: into the batch on the thread of the queue, into the queue on others, and without a queue to standard error.
+#[derive(Debug)]
+pub(super) struct LineWriter<'w> {
+    queue: Option<&'w LogQueue>,
+    urgency: Urgency,
+}
+
+impl Write for LineWriter<'_> {
     /// Takes one whole line.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if append_to_batch(bytes) {
             return Ok(bytes.len());
         }
-        let is_queued = match &self.0 {
-            Some(queue) => queue.push(Line::Text(bytes.to_vec())).is_none(),
-            None => false,
-        };
+        let line = || Line::Text(self.urgency, bytes.to_vec());
+        let is_queued = self.queue.is_some_and(|queue| queue.push(line()).is_none());
         if !is_queued {
             io::stderr().write_all(bytes)?;
         }
@@ -337,13 +392,49 @@ impl Write for LineWriter {
 }
 
 /// Runs what sends a line of this length elsewhere than to standard error: on the thread of the queue if there is one.
-pub(in crate::telemetry) fn send_line(length: usize, send: Box<dyn FnOnce() + Send>) {
-    let queue = QUEUE.get().filter(|_| !is_log_thread());
-    let returned = match queue {
-        Some(queue) => queue.push(Line::Elsewhere(length, send)),
-        None => Some(Line::Elsewhere(length, send)),
+pub(in crate::telemetry) fn send_line(
+    urgency: Urgency,
+    length: usize,
+    send: Box<dyn FnOnce() + Send>,
+) {
+    let line = Line::Elsewhere(urgency, length, send);
+    let returned = match QUEUE.get().filter(|_| !is_log_thread()) {
+        Some(queue) => queue.push(line),
+        None => Some(line),
     };
     if let Some(line) = returned {
         render(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_wake_the_thread_and_lines_below_wait_for_others() {
+        let rows = [
+            (Level::ERROR, true),
+            (Level::WARN, true),
+            (Level::INFO, false),
+            (Level::DEBUG, false),
+        ];
+        for (level, expected) in rows {
+            let queue = LogQueue::new(Arc::new(Metrics::new().unwrap()));
+            let writers = LineWriters(Some(Arc::clone(&queue)));
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(Level::TRACE)
+                .with_writer(writers)
+                .finish();
+            tracing::subscriber::with_default(subscriber, || match level {
+                Level::ERROR => tracing::error!("x"),
+                Level::WARN => tracing::warn!("x"),
+                Level::INFO => tracing::info!("x"),
+                _ => tracing::debug!("x"),
+            });
+            let waiting = queue.waiting.lock();
+            assert_eq!(waiting.accepted, 1, "{level}");
+            assert_eq!(waiting.is_urgent, expected, "{level}");
+        }
     }
 }

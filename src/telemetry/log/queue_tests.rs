@@ -11,6 +11,7 @@ use tracing::Dispatch;
 use super::*;
 use crate::model::Timestamp;
 use crate::model::limits;
+use crate::telemetry::log::queue::Urgency;
 
 fn record(target: &str) -> AccessRecord<'_> {
     AccessRecord {
@@ -52,8 +53,8 @@ fn started(destination: impl Write + Send + 'static) -> (Arc<LogQueue>, Dispatch
     };
     tests::keep_a_dispatcher();
     let queue = LogQueue::new(Arc::new(Metrics::new().unwrap()));
-    let writer = LineWriter(Some(Arc::clone(&queue)));
-    let (made, _switch) = subscriber(&config, move || writer.clone()).unwrap();
+    let writers = LineWriters(Some(Arc::clone(&queue)));
+    let (made, _switch) = subscriber(&config, writers).unwrap();
     let dispatch = Dispatch::new(made);
     tracing::dispatcher::with_default(&dispatch, || {
         queue.start(Box::new(destination)).unwrap();
@@ -186,7 +187,12 @@ fn a_closed_queue_gives_lines_back_and_one_whose_destination_is_gone_counts_them
     assert!(queue.flush(Duration::from_secs(10)), "lost, not waiting");
     assert_eq!(dropped(&queue), (1, 0), "counted");
     end(&queue);
-    assert!(queue.push(Line::Text(b"x\n".to_vec())).is_some(), "closed");
+    assert!(
+        queue
+            .push(Line::Text(Urgency::Immediate, b"x\n".to_vec()))
+            .is_some(),
+        "closed"
+    );
 }
 
 #[test]
@@ -194,8 +200,12 @@ fn a_line_that_panics_is_lost_alone() {
     let kept = Kept::default();
     let (queue, _dispatch) = started(kept.clone());
     let (sent, received) = mpsc::channel();
-    let panic = Line::Elsewhere(0, Box::new(|| panic!("meant to")));
-    let send = Line::Elsewhere(0, Box::new(move || sent.send(()).unwrap()));
+    let panic = Line::Elsewhere(Urgency::Batched, 0, Box::new(|| panic!("meant to")));
+    let send = Line::Elsewhere(
+        Urgency::Immediate,
+        0,
+        Box::new(move || sent.send(()).unwrap()),
+    );
     let taken = queue.push(panic).is_none() && queue.push(send).is_none();
     assert!(taken, "open");
     push_access(&queue, "/after");

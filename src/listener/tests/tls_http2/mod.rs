@@ -155,7 +155,7 @@ async fn http_1_is_spoken_over_tls() {
 /// A connection that keeps a copy of what it reads.
 struct Taped {
     socket: TcpStream,
-    tape: Vec<u8>,
+    tape: Arc<Mutex<Vec<u8>>>,
 }
 
 impl AsyncRead for Taped {
@@ -166,7 +166,9 @@ impl AsyncRead for Taped {
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(context, buffer);
-        self.tape.extend_from_slice(&buffer.filled()[before..]);
+        self.tape
+            .lock()
+            .extend_from_slice(&buffer.filled()[before..]);
         read
     }
 }
@@ -211,15 +213,16 @@ async fn head_and_body_of_an_answer_are_one_record() {
     let made = made();
     let gateway = gateway_over(&limits(), Some(&made.tls));
     let client = client(&made.chain, "http/1.1", None);
+    let tape = Arc::new(Mutex::new(Vec::new()));
     let socket = Taped {
         socket: gateway.connect().await,
-        tape: Vec::new(),
+        tape: Arc::clone(&tape),
     };
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = client.connect(name, socket).await.unwrap();
     // The tickets of the handshake come with the first answer.
     for path in ["/first", "/second", "/third"] {
-        stream.get_mut().0.tape.clear();
+        tape.lock().clear();
         let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
@@ -228,9 +231,45 @@ async fn head_and_body_of_an_answer_are_one_record() {
             assert_ne!(read.unwrap(), 0, "{path}: the connection goes on");
         }
         if path != "/first" {
-            let found = records(&stream.get_ref().0.tape);
+            let found = records(&tape.lock());
             assert_eq!(found.len(), 1, "{path}: {found:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn responses_of_http_2_that_are_ready_at_once_leave_together() {
+    const REQUESTS: usize = 20;
+    let made = made();
+    let gateway = gateway_over(&limits(), Some(&made.tls));
+    let tape = Arc::new(Mutex::new(Vec::new()));
+    let socket = Taped {
+        socket: gateway.connect().await,
+        tape: Arc::clone(&tape),
+    };
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = client(&made.chain, "h2", None);
+    let stream = connector.connect(name, socket).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _end = Tasks::default().spawn(connection);
+    // Longer than what the h2 library copies into its own buffer, and shorter.
+    for length in [1000, 10] {
+        let path = format!("/{}", "x".repeat(length));
+        let mut sender = sender.clone().ready().await.unwrap();
+        // The settings and the tickets of the handshake come with the first response.
+        let (first, _) = sender.send_request(request("/first"), true).unwrap();
+        let first = in_time("the first", first).await.unwrap();
+        assert_eq!(text_of(first).await, "/first", "text");
+        tape.lock().clear();
+        let waiting: Vec<_> = (0..REQUESTS)
+            .map(|_| sender.send_request(request(&path), true).unwrap().0)
+            .collect();
+        for waiting in waiting {
+            let response = in_time("a response", waiting).await.unwrap();
+            assert_eq!(text_of(response).await, path, "text");
+        }
+        let found = records(&tape.lock());
+        assert!(found.len() <= REQUESTS / 2, "{length}: {found:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Copies records into and out of a SQLite file that no gateway uses, by a connection of its own.
 
 use async_trait::async_trait;
+use data_encoding::HEXLOWER;
 use rusqlite::Connection;
 use rusqlite::params;
 
@@ -10,7 +11,6 @@ use crate::operations::store::row::Row;
 use crate::operations::store::row::RowHeader;
 use crate::operations::store::row::RowKey;
 use crate::operations::store::row::bytes_of;
-use crate::operations::store::row::hexadecimal;
 use crate::operations::store::sqlite::errors::classify;
 use crate::operations::store::sqlite::integers::to_integer;
 use crate::operations::store::sqlite::open;
@@ -228,7 +228,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
             live: row.get(8)?,
             key: key.map(|key| RowKey {
                 key,
-                fingerprint: hexadecimal(&fingerprint.unwrap_or_default()),
+                fingerprint: HEXLOWER.encode(&fingerprint.unwrap_or_default()),
             }),
             expires: row.get::<_, Option<i64>>(11)?.map(i64::cast_unsigned),
             created: number(12)?,
