@@ -20,6 +20,7 @@ use crate::adapters::libvirt::definition_xml::VolumeXml;
 use crate::adapters::libvirt::images;
 use crate::adapters::libvirt::images::FileMark;
 use crate::adapters::libvirt::native::Domain;
+use crate::adapters::libvirt::native::error_code;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 use crate::public_text;
@@ -96,19 +97,9 @@ async fn check_other_vm(
     is_local: bool,
     by: Deadline,
 ) -> Result<(), AdapterError> {
-    let mut texts = Vec::new();
-    if other.id >= 0 {
-        // What it uses now, and what it would use after its next start, as libvirt knows it.
-        texts.extend(client.domain_xml(other, by).await);
-    }
-    // A VM that is gone by now uses nothing.
-    texts.extend(client.persistent_xml(other, by).await);
     let mut used: BTreeSet<PathBuf> = BTreeSet::new();
     let mut based: BTreeSet<PathBuf> = BTreeSet::new();
-    for text in &texts {
-        let Ok(read) = DomainXml::read(text) else {
-            continue;
-        };
+    for read in definitions_of(client, other, by).await? {
         for (_, source) in &read.definition.images {
             used.extend(definition_xml::path_of(source).map(Path::to_owned));
         }
@@ -151,6 +142,42 @@ async fn check_other_vm(
         }
     }
     Ok(())
+}
+
+/// What the VM uses now, and what it would use after its next start, as libvirt knows it; nothing of a VM that is gone by now.
+///
+/// # Errors
+/// Its definition cannot be read. It may use any image then.
+async fn definitions_of(
+    client: &Client,
+    vm: &Domain,
+    by: Deadline,
+) -> Result<Vec<DomainXml>, AdapterError> {
+    let name = &vm.name;
+    let unknown = || {
+        refuse(
+            FaultKind::Unavailable,
+            public_text!(
+                "The definition of the VM {name} could not be read, so it is not known whether it uses a disk of this VM. Nothing was changed. Try again, or allow the gateway to read that VM."
+            ),
+        )
+    };
+    let mut texts = vec![client.persistent_xml(vm, by).await];
+    if vm.id >= 0 {
+        texts.push(client.domain_xml(vm, by).await);
+    }
+    let mut found = Vec::new();
+    for text in texts {
+        let text = match text {
+            Ok(text) => text,
+            Err(error) if error.code() == Some(error_code::NO_DOMAIN) => continue,
+            Err(error) if error.code().is_some() => return Err(unknown().because(error)),
+            Err(error) => return Err(error.into()),
+        };
+        let read = DomainXml::read(&text).map_err(|error| unknown().because(error))?;
+        found.push(read);
+    }
+    Ok(found)
 }
 
 async fn check_pool_volumes(

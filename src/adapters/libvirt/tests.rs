@@ -6,7 +6,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 
+use super::client::Client;
+use super::image_users;
 use super::link::ReconnectingLink;
+use super::native::Domain;
+use super::native::error_code;
+use super::native::procedure;
 use super::rpc::Connection;
 use super::rpc::Program;
 use super::rpc::RpcError;
@@ -271,6 +276,52 @@ async fn authentication_is_what_the_daemon_asks_for() {
         let (result, seen) = tokio::join!(call, greet(&listener, kinds));
         assert_eq!(seen, expected, "{name}");
         assert_eq!(result.is_ok(), expected.contains(&7), "{name}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_vm_whose_definition_cannot_be_read_may_use_any_disk() {
+    let list = [words(&[1, 5]), b"other\0\0\0".to_vec(), vec![2; 16]].concat();
+    // the error that libvirt answers with, whether the disks are known to be unshared
+    let rows = [
+        (error_code::NO_DOMAIN, true),
+        (error_code::OPERATION_TIMEOUT, false),
+        (error_code::ACCESS_DENIED, false),
+        (error_code::INTERNAL, false),
+    ];
+    for (code, expected) in rows {
+        for id in [u32::MAX, 7] {
+            let folder = folder();
+            let config = Config {
+                socket: folder.path().join("s"),
+                ..Config::default()
+            };
+            let listener = UnixListener::bind(&config.socket).unwrap();
+            let client = Client::new(&config, &SystemClock::shared(), &Tasks::default());
+            let vm = Domain {
+                name: "vm".to_owned(),
+                uuid: [1; 16],
+                id: -1,
+            };
+            let check =
+                async move { image_users::check_unshared(&client, &vm, &[], true, by(LONG)).await };
+            let daemon = async {
+                let (mut server, _) = listener.accept().await.unwrap();
+                while let Some(call) = receive(&mut server).await {
+                    let (status, body) = match call.procedure {
+                        66 => (0, words(&[1, 0])),
+                        procedure::DOMAINS => (0, [list.clone(), words(&[id, 1])].concat()),
+                        procedure::DOMAIN_XML => {
+                            (1, [words(&[code, 10, 1, 4]), b"text".to_vec()].concat())
+                        }
+                        _ => (0, Vec::new()),
+                    };
+                    answer(&mut server, &call, status, &body).await;
+                }
+            };
+            let (found, ()) = tokio::join!(check, daemon);
+            assert_eq!(found.is_ok(), expected, "{code} {id}: {found:?}");
+        }
     }
 }
 
