@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(
             error.kind(),
             io::ErrorKind::BrokenPipe,
-            "told to the reader"
+            "returned by the next read"
         );
         assert_eq!(stream.read(&mut byte).now_or_never().unwrap().unwrap(), 0);
     }

@@ -162,7 +162,12 @@ fn one_change(world: &World, key: &str, prng: &mut Prng) -> Accepted {
         format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{prefer}{condition}");
     let until = Instant::now() + PATIENCE;
     loop {
-        match exchange(world, &request, &headers, &body) {
+        let answer = exchange(world, &request, &headers, &body);
+        assert!(
+            Instant::now() < until,
+            "no 202 in time: {request}; last answer {answer:?}"
+        );
+        match answer {
             Some((202, status)) => {
                 kill_the_victim(world);
                 let mut accepted = Accepted::default();
@@ -177,7 +182,6 @@ fn one_change(world: &World, key: &str, prng: &mut Prng) -> Accepted {
             Some((412, _)) if world.is_conditional => std::thread::sleep(AWAY),
             Some((status, answer)) => panic!("{request}: {status} {answer}"),
         }
-        assert!(Instant::now() < until, "no 202 in time: {request}");
     }
 }
 
