@@ -199,20 +199,16 @@ mod tests {
 
     #[test]
     fn writes_leave_when_the_connection_is_uncorked() {
-        let (mut stream, mut peer) = connection(1 << 20);
-        let mut write = |bytes: &[u8]| {
-            let wrote = stream.write_all(bytes).now_or_never();
-            wrote.unwrap().unwrap();
+        let (stream, mut peer) = connection(1 << 20);
+        let write = |bytes: &[u8]| {
+            let mut stream = stream.clone();
+            let written = stream.write_all(bytes).now_or_never();
+            written.unwrap().unwrap();
             stream.flush().now_or_never().unwrap().unwrap();
         };
         write(b"a");
         assert_eq!(received(&mut peer), b"a", "not corked");
         stream.cork();
-        let mut write = |bytes: &[u8]| {
-            let wrote = stream.write_all(bytes).now_or_never();
-            wrote.unwrap().unwrap();
-            stream.flush().now_or_never().unwrap().unwrap();
-        };
         write(b"b");
         write(b"c");
         assert_eq!(received(&mut peer), b"", "corked");

@@ -1,7 +1,7 @@
 //! Who else uses the images of a VM: other VMs, and images that are based on them.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -191,9 +191,7 @@ async fn check_pool_volumes(
     };
     let all = client.volumes_beside(path, by).await;
     for text in all? {
-        let Ok(volume) = VolumeXml::read(&text) else {
-            continue;
-        };
+        let volume = VolumeXml::read(&text).map_err(not_looked_at)?;
         let Some(backing) = volume.backing else {
             continue;
         };
@@ -236,7 +234,7 @@ async fn refer(
     })
 }
 
-fn not_looked_at(error: io::Error) -> AdapterError {
+fn not_looked_at(error: impl fmt::Display) -> AdapterError {
     let text = public_text!("The images that other VMs use could not be looked at. Try again.");
     refuse(FaultKind::Unavailable, text).because(error)
 }
