@@ -99,6 +99,7 @@ pub use passthrough::PassThroughAccess;
 pub use passthrough::PassThroughRoute;
 pub use passthrough::PathPrefix;
 pub use passthrough::PoolId;
+pub use passthrough::extended_via;
 pub use passthrough::pass_through_failure;
 pub use pipeline::Gate;
 pub use process_state::ProcessState;

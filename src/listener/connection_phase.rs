@@ -241,6 +241,11 @@ pub(super) fn received_target() -> Option<Vec<u8>> {
     with_tracker(RequestTracker::target)
 }
 
+/// What was received with the end of the head of the request of HTTP/1; `None` if that is not known, or outside a guarded connection.
+pub(super) fn received_beyond_head() -> Option<Vec<u8>> {
+    with_tracker(RequestTracker::beyond_head).flatten()
+}
+
 /// Whether the body of the request of HTTP/1 contradicts its framing.
 pub(super) fn is_body_malformed() -> bool {
     with_tracker(RequestTracker::is_malformed).unwrap_or_default()

@@ -2,12 +2,15 @@
 //!
 //! The path of a connection: `sockets` (bound at start) -> `accept` (bounded number) -> `connection_lifecycle` (TLS handshake,
 //! limits of time, drain) -> `http1_requests` over `connection` (checks received bytes with `request_tracker`), or `http2_requests` over
-//! `http2_connection` -> Pingora's HTTP parser -> `proxy` (one request) -> `request_body` and the [`Handler`] -> `response_writer`,
-//! or `forward` for requests that are passed through. The admin port takes the same path up to `connection_lifecycle` and then `admin`.
+//! `http2_connection` -> Pingora's HTTP parser -> `api_requests` (one request) -> `api` -> `request_body` and the [`Handler`] ->
+//! `response_writer`, or `forward` for requests that are passed through, or `proxy` for those of them that Pingora forwards. The admin port
+//! takes the same path up to `connection_lifecycle` and then `admin`.
 
 mod accept;
 mod admin;
 mod admin_response;
+mod api;
+mod api_requests;
 mod chunked_body;
 mod config;
 mod connection;

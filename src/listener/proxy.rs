@@ -1,17 +1,11 @@
-//! Handles each request of the API port: calls the handler, and writes its response or forwards the request to an upstream.
+//! Lets Pingora forward the requests that the gateway has decided to pass through and does not forward itself.
 
-use std::net::IpAddr;
+use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use http::Method;
-use http::StatusCode;
-use http::header;
 use pingora::Error;
 use pingora::ErrorSource;
 use pingora::ErrorType;
@@ -19,200 +13,24 @@ use pingora::http::RequestHeader;
 use pingora::http::ResponseHeader;
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
-use pingora::protocols::http::ServerSession;
 use pingora::proxy::FailToProxy;
 use pingora::proxy::ProxyHttp;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
-use tokio::sync::Mutex;
 
-use crate::gate::GateDecision;
-use crate::gate::HandledRequest;
-use crate::gate::RequestHead;
-use crate::listener::Limits;
+use crate::listener::api::Api;
+use crate::listener::api::RequestContext;
+use crate::listener::api::tls_peer_of;
 use crate::listener::connection_phase;
-use crate::listener::forward::FastPath;
-use crate::listener::forward::ForwardContext;
-use crate::listener::forward::ForwardedRequest;
-use crate::listener::forward::Upstreams;
-use crate::listener::forward::read_fast_path_body;
-use crate::listener::handler::Handler;
-use crate::listener::handler::LOGGED_BYTES_MAX;
-use crate::listener::handler::SentResponse;
-use crate::listener::request_body;
-use crate::listener::request_body::BodyPace;
-use crate::listener::request_body::SessionBody;
-use crate::listener::request_head::SentHead;
-use crate::listener::request_head::body_framing;
-use crate::listener::request_head::read_request_head;
-use crate::listener::request_head::trim_field_values;
-use crate::listener::response_writer::ResponseWriter;
-use crate::listener::response_writer::plain_response;
-use crate::listener::response_writer::status_of_error;
-use crate::listener::tls::NoLongerValid;
-use crate::listener::tls::TlsPeer;
-use crate::listener::tls::tls_peer;
-use crate::model::CertificateName;
-use crate::model::Timestamp;
-use crate::runtime::Clock;
-use crate::runtime::Stop;
-use crate::telemetry::Metrics;
 
-/// The Pingora application of the API port.
+tokio::task_local! {
+    /// The state of the request that Pingora forwards in this task.
+    pub(super) static HANDED_OVER: Cell<Option<RequestContext>>;
+}
+
+/// The Pingora application of the API port. Only requests in [`HANDED_OVER`] reach it.
 #[derive(Debug)]
-pub(super) struct ApiProxy {
-    pub(super) handler: Arc<dyn Handler>,
-    pub(super) upstreams: Arc<Upstreams>,
-    pub(super) fast_path: FastPath,
-    pub(super) limits: Limits,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) metrics: Arc<Metrics>,
-    /// Connections end with their next response.
-    pub(super) leaving: Stop,
-}
-
-/// The state of one request.
-#[derive(Debug)]
-pub(super) struct RequestContext {
-    began: Instant,
-    exchange: Option<HandledRequest>,
-    forwarded: Option<ForwardedRequest>,
-    /// Whether the outcome has been reported to the handler.
-    is_reported: bool,
-    /// The request target as sent.
-    target: Vec<u8>,
-}
-
-/// Why the handler made no decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Undecided {
-    Panicked,
-    /// The client has disconnected.
-    Disconnected,
-}
-
-impl ApiProxy {
-    /// Calls the handler. A read ends when the client disconnects; a change always runs to its end.
-    async fn call_handler(
-        &self,
-        head: &SentHead,
-        peer: Option<IpAddr>,
-        certificate: &[CertificateName],
-        session: &mut ServerSession,
-    ) -> Result<GateDecision, Undecided> {
-        let parts = RequestHead {
-            method: &head.method,
-            target: &head.target,
-            version: head.version,
-            headers: &head.headers,
-            peer,
-            certificate,
-        };
-        let received = AtomicBool::new(session.is_body_empty());
-        let session = Mutex::new(session);
-        let pace = BodyPace::from_limits(&self.limits);
-        let mut body = SessionBody::new(&session, pace, &*self.clock, &received);
-        let handled = self.handler.handle(parts, &mut body);
-        // Unwind safe: after a panic only the request head is used, which the handler cannot change.
-        let handled = std::panic::AssertUnwindSafe(handled).catch_unwind();
-        let is_read = head.method == Method::GET || head.method == Method::HEAD;
-        // Biased: a response that is ready is sent, even if the client has just closed its write side.
-        let handled = tokio::select! {
-            biased;
-            handled = handled => handled,
-            () = request_body::wait_for_disconnect(&session, &received), if is_read => return Err(Undecided::Disconnected),
-        };
-        if let Ok(decision) = handled {
-            return Ok(decision);
-        }
-        self.metrics.process.record_panic("listener");
-        tracing::error!("panic while handling a request");
-        Err(Undecided::Panicked)
-    }
-
-    /// Whether the connection ends after this request.
-    fn is_last(&self) -> bool {
-        self.leaving.is_given()
-            || connection_phase::is_overread()
-            || connection_phase::is_body_malformed()
-    }
-
-    fn writer(&self) -> ResponseWriter<'_> {
-        ResponseWriter {
-            write_timeout: self.limits.write_timeout,
-            metrics: &self.metrics,
-        }
-    }
-
-    /// Writes the response of the gateway, reports it, and lets the client read it before the connection closes.
-    async fn respond(
-        &self,
-        session: &mut ServerSession,
-        context: &mut RequestContext,
-    ) -> pingora::Result<()> {
-        let pieces = context
-            .exchange
-            .as_mut()
-            .and_then(|exchange| exchange.pieces.take());
-        let is_streamed = pieces.is_some();
-        let close = self.is_last()
-            || context
-                .exchange
-                .as_ref()
-                .is_none_or(|exchange| exchange.close);
-        let delivered = self
-            .writer()
-            .write_exchange(session, context.exchange.as_mut(), pieces, close)
-            .await;
-        self.report(session, context, delivered);
-        if is_streamed && !delivered {
-            // Without an error Pingora would properly end the truncated body.
-            return Err(
-                Error::explain(ErrorType::WriteError, "the response was truncated").into_down(),
-            );
-        }
-        // HTTP/2 resets the stream instead, without ending the connection.
-        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
-            request_body::discard_body(session).await;
-        }
-        Ok(())
-    }
-
-    /// Reports the outcome of the request to the handler, once.
-    fn report(&self, session: &ServerSession, context: &mut RequestContext, delivered: bool) {
-        if std::mem::replace(&mut context.is_reported, true) {
-            return;
-        }
-        let head = session.req_header();
-        let access = SentResponse {
-            method: &head.method,
-            target: truncate_for_log(&context.target),
-            version: head.version,
-            user_agent: head
-                .headers
-                .get(header::USER_AGENT)
-                .map(|user_agent| truncate_for_log(user_agent.as_bytes())),
-            peer: peer_address(session),
-            status: session
-                .response_written()
-                .map(|response_written| response_written.status.as_u16())
-                .filter(|status| *status >= 200 || *status == 101),
-            bytes: session.body_bytes_sent(),
-            took: self
-                .clock
-                .instant()
-                .saturating_duration_since(context.began),
-            delivered,
-        };
-        match &context.forwarded {
-            Some(forwarded) => {
-                let result = forwarded.upstream_result();
-                self.handler.passed(&forwarded.pass, &result, &access);
-            }
-            None => self.handler.done(context.exchange.as_ref(), &access),
-        }
-    }
-}
+pub(super) struct ApiProxy(pub(super) Arc<Api>);
 
 #[async_trait]
 impl ProxyHttp for ApiProxy {
@@ -221,16 +39,9 @@ impl ProxyHttp for ApiProxy {
     /// None: nothing is compressed, and the default modules cost time even when they do nothing.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    /// Called by Pingora once the request head is complete.
     fn new_ctx(&self) -> RequestContext {
-        connection_phase::mark_request_begun();
-        RequestContext {
-            began: self.clock.instant(),
-            exchange: None,
-            forwarded: None,
-            is_reported: false,
-            target: Vec::new(),
-        }
+        let context = HANDED_OVER.try_with(Cell::take).ok().flatten();
+        context.unwrap_or_else(|| self.0.begin_request())
     }
 
     async fn early_request_filter(
@@ -238,27 +49,7 @@ impl ProxyHttp for ApiProxy {
         session: &mut Session,
         _: &mut RequestContext,
     ) -> pingora::Result<()> {
-        if let Some(session) = session.as_downstream().as_http1() {
-            let framing = body_framing(&session.req_header().headers);
-            connection_phase::record_request_head(&session.get_headers_raw_bytes(), framing);
-        }
-        if session.req_header().version < http::Version::HTTP_11 {
-            // HTTP/1.0 has no interim responses.
-            session.set_ignore_info_resp(true);
-        }
-        if session.is_http2() {
-            trim_field_values(session.req_header_mut())?;
-        }
-        // Pingora turns keep-alive off if the framing is doubtful or the client does not support it: never turn it on again.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(keepalive_seconds(&self.limits)));
-        }
-        session.set_close_on_response_before_downstream_finish(true);
-        session.set_read_timeout(Some(self.limits.body_timeout));
-        session.set_write_timeout(Some(self.limits.write_timeout));
-        session.set_total_drain_timeout(Some(self.limits.body_timeout));
-        // A client that closed its write side a while ago waits for no response (see `connection.rs`).
-        session.set_abort_on_close(true);
+        self.0.limit_session(session.as_downstream_mut());
         Ok(())
     }
 
@@ -268,65 +59,32 @@ impl ProxyHttp for ApiProxy {
         context: &mut RequestContext,
     ) -> pingora::Result<bool> {
         let session = session.as_downstream_mut();
-        let head = read_request_head(session)?;
-        let peer = peer_address(session);
-        let certificate = client_certificate(session, self.clock.now()).map_err(|error| {
-            let unauthorized = ErrorType::HTTPStatus(StatusCode::UNAUTHORIZED.as_u16());
-            Error::explain(unauthorized, error.to_string()).into_down()
-        })?;
-        let answered = self.call_handler(&head, peer, &certificate, session).await;
-        context.target = head.target;
-        match answered {
-            Ok(GateDecision::Answer(exchange)) => context.exchange = Some(exchange),
-            Ok(GateDecision::PassThrough(pass)) => {
-                let forwarded = context.forwarded.insert(ForwardedRequest::new(pass));
-                if let Some(body) = read_fast_path_body(session, forwarded.pass.upgrade).await? {
-                    let forward = ForwardContext {
-                        session,
-                        body,
-                        upstreams: &self.upstreams,
-                        fast_path: &self.fast_path,
-                        clock: &*self.clock,
-                        leaving: &self.leaving,
-                    };
-                    // Boxed, so that responses of the gateway's own do not reserve room for it.
-                    Box::pin(forwarded.forward_directly(forward)).await?;
-                    return Ok(true);
-                }
-                if forwarded.pass.upgrade {
-                    connection_phase::stop_checking();
-                }
-                session.set_read_timeout(Some(forwarded.read_timeout(&self.upstreams)));
-                if session.is_http2()
-                    && !session.is_body_empty()
-                    && let Some(peer) = tls_peer_of(session)
-                {
-                    peer.phases.note_upload();
-                }
-                return Ok(false);
-            }
-            Err(Undecided::Disconnected) => {
-                self.report(session, context, false);
-                let error =
-                    Error::explain(ErrorType::ConnectionClosed, "the client has disconnected");
-                return Err(error.into_down());
-            }
-            Err(Undecided::Panicked) => {}
+        let Some(forwarded) = &context.forwarded else {
+            let error = Error::explain(ErrorType::InternalError, "not a forwarded request");
+            return Err(error.into_in());
+        };
+        if forwarded.pass.upgrade {
+            connection_phase::stop_checking();
         }
-        self.respond(session, context).await?;
-        Ok(true)
+        session.set_read_timeout(Some(forwarded.read_timeout(&self.0.upstreams)));
+        if session.is_http2()
+            && !session.is_body_empty()
+            && let Some(peer) = tls_peer_of(session)
+        {
+            peer.phases.note_upload();
+        }
+        Ok(false)
     }
 
-    /// Called only for requests that are forwarded, like all methods below.
     async fn upstream_peer(
         &self,
         _: &mut Session,
         context: &mut RequestContext,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let now = self.clock.instant();
+        let now = self.0.clock.instant();
         match &mut context.forwarded {
             Some(forwarded) => {
-                forwarded.choose_upstream(&self.upstreams, now)?;
+                forwarded.choose_upstream(&self.0.upstreams, now)?;
                 Ok(Box::new(forwarded.build_peer()?))
             }
             None => Error::e_explain(ErrorType::HTTPStatus(404), "not a forwarded request"),
@@ -365,7 +123,7 @@ impl ProxyHttp for ApiProxy {
         end: bool,
         context: &mut RequestContext,
     ) -> pingora::Result<()> {
-        let now = self.clock.instant();
+        let now = self.0.clock.instant();
         let upgraded = session.was_upgraded();
         context.forwarded.as_mut().map_or(Ok(()), |forwarded| {
             forwarded.count_body(body, end, upgraded, now)
@@ -378,10 +136,10 @@ impl ProxyHttp for ApiProxy {
         response: &mut ResponseHeader,
         context: &mut RequestContext,
     ) -> pingora::Result<()> {
-        if self.is_last() {
+        if self.0.is_last() {
             session.set_keepalive(None);
         }
-        let now = self.clock.instant();
+        let now = self.0.clock.instant();
         context.forwarded.as_mut().map_or(Ok(()), |forwarded| {
             forwarded.rewrite_response(session.as_downstream_mut(), response, now)
         })
@@ -420,46 +178,9 @@ impl ProxyHttp for ApiProxy {
         error: &Error,
         context: &mut RequestContext,
     ) -> FailToProxy {
-        if let Some(forwarded) = &mut context.forwarded {
-            // A refusal has the date at which it was made.
-            connection_phase::keep_upstream_date(None);
-            let written = session.response_written();
-            let sent = written
-                .map(|written| written.status.as_u16())
-                .filter(|status| *status >= 200);
-            let code = forwarded.refusal_code(error).filter(|_| sent.is_none());
-            let mut error_code = sent.unwrap_or(0);
-            if let Some(code) = code {
-                let mut exchange = self.handler.failed(&forwarded.pass, code);
-                error_code = exchange.response.status().as_u16();
-                let session = session.as_downstream_mut();
-                let close = exchange.close || self.is_last();
-                let writer = self.writer();
-                if writer
-                    .write_exchange(session, Some(&mut exchange), None, close)
-                    .await
-                {
-                    request_body::discard_body(session).await;
-                }
-            }
-            return FailToProxy {
-                error_code,
-                can_reuse_downstream: false,
-            };
-        }
-        let status = status_of_error(error);
-        if let (Some(status), None) = (status, session.response_written()) {
-            let (header, body) = plain_response(status);
-            let sent = session
-                .as_downstream_mut()
-                .write_error_response(header, body)
-                .await;
-            if let Err(error) = sent {
-                tracing::debug!(%error, "error response not delivered");
-            }
-        }
+        let session = session.as_downstream_mut();
         FailToProxy {
-            error_code: status.map_or(0, |status| status.as_u16()),
+            error_code: self.0.fail(session, context, error).await,
             can_reuse_downstream: false,
         }
     }
@@ -475,60 +196,8 @@ impl ProxyHttp for ApiProxy {
         error: Option<&Error>,
         context: &mut RequestContext,
     ) {
-        self.report(session.as_downstream(), context, error.is_none());
+        self.0
+            .report(session.as_downstream(), context, error.is_none());
         connection_phase::mark_request_ended();
-    }
-}
-
-/// Whole seconds for Pingora's keep-alive timer, at least 1: for Pingora 0 means forever.
-fn keepalive_seconds(limits: &Limits) -> u64 {
-    let whole = limits.idle_timeout.as_secs();
-    let part = u64::from(limits.idle_timeout.subsec_nanos() > 0);
-    whole.saturating_add(part).max(1)
-}
-
-/// The data kept with an encrypted connection.
-fn tls_peer_of(session: &ServerSession) -> Option<&TlsPeer> {
-    let digest = session.digest()?.ssl_digest.as_ref()?;
-    tls_peer(digest)
-}
-
-/// The names in the client certificate, if it is valid now.
-fn client_certificate(
-    session: &ServerSession,
-    now: Timestamp,
-) -> Result<Arc<[CertificateName]>, NoLongerValid> {
-    match tls_peer_of(session) {
-        Some(peer) => peer.certificate.names_at(now),
-        None => Ok(Arc::default()),
-    }
-}
-
-/// The remote address of the connection.
-fn peer_address(session: &ServerSession) -> Option<IpAddr> {
-    session
-        .client_addr()?
-        .as_inet()
-        .map(std::net::SocketAddr::ip)
-}
-
-fn truncate_for_log(bytes: &[u8]) -> &[u8] {
-    bytes.get(..LOGGED_BYTES_MAX).unwrap_or(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_idle_timeout_is_never_infinite() {
-        let rows = [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2), (60_000, 60)];
-        for (millis, expected) in rows {
-            let limits = Limits {
-                idle_timeout: std::time::Duration::from_millis(millis),
-                ..Limits::default()
-            };
-            assert_eq!(keepalive_seconds(&limits), expected, "{millis} ms");
-        }
     }
 }

@@ -52,8 +52,10 @@ struct TrackedRequest {
     stage: ReadStage,
     /// The request line.
     line: Vec<u8>,
-    /// The result of the last read.
+    /// The result of the last read of the head.
     last: Vec<u8>,
+    /// Where in it the head ends, once that is known.
+    head_end: Option<usize>,
     /// Bytes of the request received so far.
     received: usize,
     /// Bytes received after the end of the request.
@@ -87,6 +89,10 @@ impl RequestTracker {
         state.stage = ReadStage::Line;
         state.line.clear();
         state.line.shrink_to(KEPT_CAPACITY);
+        // Idle connections keep no large buffers.
+        state.last.clear();
+        state.last.shrink_to(KEPT_CAPACITY);
+        state.head_end = None;
         state.received = 0;
         state.is_overread = false;
         state.is_malformed = false;
@@ -120,10 +126,15 @@ impl RequestTracker {
                 ReadDecision::Malformed => {}
             }
         }
-        // Idle connections keep no large buffers.
-        if last.capacity() <= KEPT_CAPACITY {
-            state.last = last;
-        }
+        state.last = last;
+        state.head_end = Some(start);
+    }
+
+    /// What was received with the end of the head: the beginning of the body, or all of it, and what follows. `None` if that is not
+    /// known, because the head was not recorded or was rewritten.
+    pub(super) fn beyond_head(&self) -> Option<Vec<u8>> {
+        let state = self.lock();
+        state.last.get(state.head_end?..).map(<[u8]>::to_vec)
     }
 
     /// Keeps the `Date` of the upstream for the response head that is written next; `None` forgets it.
@@ -360,6 +371,34 @@ mod tests {
         assert_eq!(tracker.target(), b"/b", "the second");
     }
 
+    #[test]
+    fn what_came_with_the_head_is_known_of_the_current_request_only() {
+        let tracker = RequestTracker::default();
+        let (first, second) = (b"POST /a HTTP/1.1\r\n", b"X: y\r\n\r\nbody");
+        tracker.track(first);
+        tracker.track(second);
+        assert_eq!(
+            tracker.beyond_head(),
+            None,
+            "the end of the head is unknown"
+        );
+        let head = [first.as_slice(), b"X: y\r\n\r\n"].concat();
+        tracker.record_head(&head, BodyFraming::Length(8));
+        assert_eq!(tracker.beyond_head().as_deref(), Some(&b"body"[..]));
+        tracker.track(b"more");
+        assert_eq!(
+            tracker.beyond_head().as_deref(),
+            Some(&b"body"[..]),
+            "later"
+        );
+        tracker.begin_request();
+        assert_eq!(tracker.beyond_head(), None, "the next request");
+        let rewritten = b"GET /%ff HTTP/1.1\r\n\r\n";
+        tracker.track(b"GET /\xff HTTP/1.1\r\n\r\n");
+        tracker.record_head(rewritten, BodyFraming::Length(0));
+        assert_eq!(tracker.beyond_head(), None, "a head that was rewritten");
+    }
+
     /// Name, framing, read with the head, read later, kept of that, malformed, overread, and what waits.
     type Row = (
         &'static str,
@@ -454,6 +493,11 @@ mod tests {
             if !later.is_empty() {
                 assert_eq!(tracker.track(later), verdict, "{name}: kept");
             }
+            assert_eq!(
+                tracker.beyond_head().as_deref(),
+                Some(with),
+                "{name}: with the head"
+            );
             assert_eq!(tracker.is_malformed(), malformed, "{name}: malformed");
             assert_eq!(tracker.is_overread(), overread, "{name}: overread");
             assert_eq!(tracker.take_early(100), waits, "{name}: waits");

@@ -21,6 +21,8 @@ use crate::listener::Socket;
 use crate::listener::accept::accept_connections;
 use crate::listener::admin::AdminPages;
 use crate::listener::admin::Readiness;
+use crate::listener::api::Api;
+use crate::listener::api_requests::ApiRequests;
 use crate::listener::connection_lifecycle::ConnectionGuard;
 use crate::listener::connection_phase::REQUESTS_PER_CONNECTION;
 use crate::listener::forward::FastPath;
@@ -141,27 +143,25 @@ impl Server {
             tls: tls.map_err(StartError::Tls)?,
         };
         Self::start(socket, limits, metrics, clock, port_options, |guard| {
-            let mut app = http_proxy(
-                &conf,
-                ApiProxy {
-                    handler,
-                    upstreams,
-                    fast_path: FastPath::new(),
-                    limits: guard.limits.clone(),
-                    clock: Arc::clone(clock),
-                    metrics: Arc::clone(metrics),
-                    leaving: guard.leaving.clone(),
-                },
-            );
+            let api = Arc::new(Api {
+                handler,
+                upstreams,
+                fast_path: FastPath::new(),
+                limits: guard.limits.clone(),
+                clock: Arc::clone(clock),
+                metrics: Arc::clone(metrics),
+                leaving: guard.leaving.clone(),
+            });
             let mut options = HttpServerOptions::default();
             // No HTTP/2 without TLS: Pingora would wait for a whole preface, which hangs on shorter requests.
             options.h2c = false;
-            // The gate refuses CONNECT like every unknown method. Pingora would refuse it without a log line or metric.
-            options.allow_connect_method_proxying = true;
             options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION);
-            app.server_options = Some(options);
-            app.h2_options = Some(http2_options(limits));
-            app
+            ApiRequests {
+                api: Arc::clone(&api),
+                proxy: Arc::new(http_proxy(&conf, ApiProxy(api))),
+                options,
+                http2_options: http2_options(limits),
+            }
         })
     }
 

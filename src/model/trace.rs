@@ -1,6 +1,7 @@
 //! Where a piece of work stands in a distributed trace: the ids of W3C Trace Context, read and written as `traceparent`.
 
 use std::fmt;
+use std::ops::Range;
 
 use data_encoding::HEXLOWER;
 
@@ -101,6 +102,25 @@ impl TraceContext {
         })
     }
 
+    /// The `traceparent` that it sends on: 55 visible ASCII characters.
+    #[must_use]
+    pub fn traceparent(&self) -> [u8; VERSION_00_LENGTH] {
+        let flags = [u8::from(self.is_sampled)];
+        let mut text = [b'-'; VERSION_00_LENGTH];
+        let parts: [(Range<usize>, &[u8]); 4] = [
+            (0..2, &[0]),
+            (3..35, &self.trace.0),
+            (36..52, &self.span.0),
+            (53..55, &flags),
+        ];
+        for (place, bytes) in parts {
+            if let Some(digits) = text.get_mut(place) {
+                HEXLOWER.encode_mut(bytes, digits);
+            }
+        }
+        text
+    }
+
     /// Work that this causes; `salt` distinguishes its children.
     #[must_use]
     pub const fn child(self, salt: u64) -> Self {
@@ -115,8 +135,7 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = u8::from(self.is_sampled);
-        write!(f, "00-{}-{}-{flags:02x}", self.trace, self.span)
+        f.write_str(&String::from_utf8_lossy(&self.traceparent()))
     }
 }
 

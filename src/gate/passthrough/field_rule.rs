@@ -1,6 +1,7 @@
 //! Which header fields of a request are not passed on, and which of these a route may keep.
 
 use http::HeaderName;
+use http::header;
 
 /// Fields that claim an address of the client, or how it reached this gateway.
 const ADDRESSES: &[&str] = &[
@@ -125,6 +126,22 @@ const OWN: &[&str] = &[
     "x-request-id",
 ];
 
+/// Fields that most requests have and that none of these rules is about, so that they need not be looked for in the lists.
+static USUAL: [HeaderName; 12] = [
+    header::HOST,
+    header::USER_AGENT,
+    header::ACCEPT,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::CONNECTION,
+    header::ORIGIN,
+    header::REFERER,
+];
+
 /// What a route says about fields of its requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldRule {
@@ -188,12 +205,15 @@ impl FieldRule {
 
     /// Whether a field of the client is left out.
     pub(super) fn drops(&self, name: &HeaderName) -> bool {
+        self.remove.contains(name) || (!USUAL.contains(name) && self.drops_unusual(name))
+    }
+
+    fn drops_unusual(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
         // Some servers read `-` and `_` as the same, and would take such a field for one of those above.
         text.contains('_')
             || OVERRIDES.contains(&text)
             || HOPS.contains(&text)
-            || self.remove.contains(name)
             || (is_claim(text) && !self.keep.contains(name))
     }
 }
@@ -291,6 +311,14 @@ mod tests {
             assert_eq!(kept, Err(FieldError::Needless), "{text}");
             assert_eq!(rule.remove(name(text)), Ok(()), "{text}");
             assert!(rule.drops(&name(text)), "{text} is removed by name");
+        }
+    }
+
+    #[test]
+    fn usual_fields_are_in_none_of_the_lists() {
+        for usual in &USUAL {
+            let is_dropped = FieldRule::default().drops_unusual(usual);
+            assert!(!is_dropped, "{usual}");
         }
     }
 

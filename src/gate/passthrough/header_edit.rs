@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::header;
+use http::header::InvalidHeaderValue;
 
 use crate::gate::header_names::REQUEST_ID;
 use crate::gate::header_names::TRACE_PARENT;
@@ -69,13 +71,9 @@ impl HeaderEdit {
             http::Version::HTTP_2 => "2 snapgate",
             _ => "1.1 snapgate",
         };
-        // A list, which may be spread over several fields.
-        let before = head.headers.get_all(header::VIA).iter();
-        let mut vias: Vec<&str> = before.filter_map(|value| value.to_str().ok()).collect();
-        vias.push(via);
-        add(header::VIA, HeaderValue::try_from(vias.join(", ")));
+        add(header::VIA, extended_via(head.headers, via));
         add(REQUEST_ID, HeaderValue::from_str(request.as_str()));
-        add(TRACE_PARENT, HeaderValue::try_from(trace.to_string()));
+        add(TRACE_PARENT, HeaderValue::from_bytes(&trace.traceparent()));
         if let AuthorizationRule::Set(value) = &route.authorization {
             set.push((header::AUTHORIZATION, value.clone()));
         }
@@ -87,6 +85,23 @@ impl HeaderEdit {
             set,
         }
     }
+}
+
+/// The value of `Via` with this gateway at its end (RFC 9110 section 7.6.3). A list, which may be spread over several fields.
+///
+/// # Errors
+/// None: what is joined are valid values.
+pub fn extended_via(
+    headers: &HeaderMap,
+    own: &'static str,
+) -> Result<HeaderValue, InvalidHeaderValue> {
+    let before = headers.get_all(header::VIA).iter();
+    let mut vias: Vec<&str> = before.filter_map(|value| value.to_str().ok()).collect();
+    if vias.is_empty() {
+        return Ok(HeaderValue::from_static(own));
+    }
+    vias.push(own);
+    HeaderValue::try_from(vias.join(", "))
 }
 
 /// The value of `Forwarded` (RFC 7239).

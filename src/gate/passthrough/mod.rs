@@ -15,6 +15,7 @@ mod tests;
 pub use field_rule::FieldError;
 pub use field_rule::FieldRule;
 pub use header_edit::HeaderEdit;
+pub use header_edit::extended_via;
 pub use paths::PathPrefix;
 pub use prepared::PassThrough;
 pub use prepared::pass_through_failure;

@@ -317,7 +317,9 @@ impl ForwardedRequest {
         let mut stream = match self.take_idle_connection(context.clock.instant()) {
             Some(stream) => stream,
             None => {
-                let made = context.fast_path.0.new_stream(&self.build_peer()?).await;
+                let peer = self.build_peer()?;
+                // Boxed, because most requests find a connection: the future of a request is made for each of them.
+                let made = Box::pin(context.fast_path.0.new_stream(&peer)).await;
                 made.map_err(|error| error.into_up())?
             }
         };

@@ -24,6 +24,7 @@ use pingora::upstreams::peer::HttpPeer;
 use crate::gate::Code;
 use crate::gate::HostRule;
 use crate::gate::PassThrough;
+use crate::gate::extended_via;
 use crate::listener::UpstreamResult;
 use crate::listener::connection_phase;
 use crate::listener::forward::peer::build_peer;
@@ -275,12 +276,9 @@ impl ForwardedRequest {
         connection_phase::keep_upstream_date(valid_date(&response.headers));
         let id = self.pass.request.as_str();
         response.insert_header(REQUEST_ID, id)?;
-        // Appended and not replaced: each proxy on the way adds itself (RFC 9110 section 7.6.3). A list, which may be
-        // spread over several fields.
-        let before = response.headers.get_all(header::VIA).iter();
-        let mut vias: Vec<&str> = before.filter_map(|value| value.to_str().ok()).collect();
-        vias.push("1.1 snapgate");
-        let via = vias.join(", ");
+        // Each proxy on the way adds itself.
+        let via = extended_via(&response.headers, "1.1 snapgate");
+        let via = via.or_err(ErrorType::InvalidHTTPHeader, "via")?;
         response.insert_header(header::VIA, via)?;
         if session.req_header().version < Version::HTTP_11
             && response.headers.contains_key(header::TRANSFER_ENCODING)

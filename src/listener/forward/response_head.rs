@@ -64,7 +64,7 @@ fn find_fault(received: &ResponseHeader, may_upgrade: bool) -> Option<&'static s
             let first = values.next();
             values.any(|value| Some(value) != first)
         };
-        let doubled = SINGLE.iter().any(is_doubled);
+        let doubled = has_repeated_fields(received) && SINGLE.iter().any(is_doubled);
         doubled.then_some("conflicting values of a single-value field")
     })
 }
@@ -88,6 +88,11 @@ fn find_framing_fault(received: &ResponseHeader) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// Whether any field occurs more than once. Few responses have such a field.
+fn has_repeated_fields(response: &ResponseHeader) -> bool {
+    response.headers.len() > response.headers.keys_len()
 }
 
 /// Whether a response of this status has neither body nor framing fields.
@@ -148,7 +153,8 @@ pub(super) fn clean_head(response: &mut ResponseHeader) -> pingora::Result<()> {
 /// of an upgrade.
 pub(super) fn normalize(response: &mut ResponseHeader) -> pingora::Result<()> {
     response.set_version(Version::HTTP_11);
-    for name in &SINGLE {
+    let is_any_repeated = has_repeated_fields(response);
+    for name in SINGLE.iter().filter(|_| is_any_repeated) {
         let values = response.headers.get_all(name).iter().count();
         if values > 1
             && let Some(value) = response.headers.get(name).cloned()

@@ -6,6 +6,7 @@ pub(crate) mod away;
 mod balance;
 mod hostile;
 mod idle;
+mod pieces;
 mod tls;
 pub(crate) mod upstream;
 mod websocket;
