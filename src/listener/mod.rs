@@ -2,15 +2,14 @@
 //!
 //! The path of a connection: `sockets` (bound at start) -> `accept` (bounded number) -> `connection_lifecycle` (TLS handshake,
 //! limits of time, drain) -> `http1_requests` over `connection` (checks received bytes with `request_tracker`), or `http2_requests` over
-//! `http2_connection` -> Pingora's HTTP parser -> `api_requests` (one request) -> `api` -> `request_body` and the [`Handler`] ->
+//! `http2_connection` -> Pingora's HTTP parser -> `api_app` (one request) -> `request_service` -> `request_body` and the [`Handler`] ->
 //! `response_writer`, or `forward` for requests that are passed through, or `proxy` for those of them that Pingora forwards. The admin port
 //! takes the same path up to `connection_lifecycle` and then `admin`.
 
 mod accept;
 mod admin;
 mod admin_response;
-mod api;
-mod api_requests;
+mod api_app;
 mod chunked_body;
 mod config;
 mod connection;
@@ -28,6 +27,7 @@ mod per_ip_limit;
 mod proxy;
 mod request_body;
 mod request_head;
+mod request_service;
 mod request_tracker;
 mod response_writer;
 mod server;

@@ -18,10 +18,10 @@ use pingora::proxy::ProxyHttp;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 
-use crate::listener::api::Api;
-use crate::listener::api::RequestContext;
-use crate::listener::api::tls_peer_of;
 use crate::listener::connection_phase;
+use crate::listener::request_service::RequestContext;
+use crate::listener::request_service::RequestService;
+use crate::listener::request_service::tls_peer_of;
 
 tokio::task_local! {
     /// The state of the request that Pingora forwards in this task.
@@ -30,7 +30,7 @@ tokio::task_local! {
 
 /// The Pingora application of the API port. Only requests in [`HANDED_OVER`] reach it.
 #[derive(Debug)]
-pub(super) struct ApiProxy(pub(super) Arc<Api>);
+pub(super) struct ApiProxy(pub(super) Arc<RequestService>);
 
 #[async_trait]
 impl ProxyHttp for ApiProxy {

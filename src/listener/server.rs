@@ -21,8 +21,7 @@ use crate::listener::Socket;
 use crate::listener::accept::accept_connections;
 use crate::listener::admin::AdminPages;
 use crate::listener::admin::Readiness;
-use crate::listener::api::Api;
-use crate::listener::api_requests::ApiRequests;
+use crate::listener::api_app::ApiApp;
 use crate::listener::connection_lifecycle::ConnectionGuard;
 use crate::listener::connection_phase::REQUESTS_PER_CONNECTION;
 use crate::listener::forward::FastPath;
@@ -33,6 +32,7 @@ use crate::listener::http2_requests::wide_connections;
 use crate::listener::operator::Operator;
 use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::proxy::ApiProxy;
+use crate::listener::request_service::RequestService;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Tls;
 use crate::listener::unreadable_request::UnreadableRequests;
@@ -143,7 +143,7 @@ impl Server {
             tls: tls.map_err(StartError::Tls)?,
         };
         Self::start(socket, limits, metrics, clock, port_options, |guard| {
-            let api = Arc::new(Api {
+            let service = Arc::new(RequestService {
                 handler,
                 upstreams,
                 fast_path: FastPath::new(),
@@ -156,9 +156,9 @@ impl Server {
             // No HTTP/2 without TLS: Pingora would wait for a whole preface, which hangs on shorter requests.
             options.h2c = false;
             options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION);
-            ApiRequests {
-                api: Arc::clone(&api),
-                proxy: Arc::new(http_proxy(&conf, ApiProxy(api))),
+            ApiApp {
+                service: Arc::clone(&service),
+                proxy: Arc::new(http_proxy(&conf, ApiProxy(service))),
                 options,
                 http2_options: http2_options(limits),
             }

@@ -6,7 +6,6 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::header;
-use http::header::InvalidHeaderValue;
 
 use crate::gate::header_names::REQUEST_ID;
 use crate::gate::header_names::TRACE_PARENT;
@@ -71,7 +70,7 @@ impl HeaderEdit {
             http::Version::HTTP_2 => "2 snapgate",
             _ => "1.1 snapgate",
         };
-        add(header::VIA, extended_via(head.headers, via));
+        add(header::VIA, Ok(extended_via(head.headers, via)));
         add(REQUEST_ID, HeaderValue::from_str(request.as_str()));
         add(TRACE_PARENT, HeaderValue::from_bytes(&trace.traceparent()));
         if let AuthorizationRule::Set(value) = &route.authorization {
@@ -87,21 +86,17 @@ impl HeaderEdit {
     }
 }
 
-/// The value of `Via` with this gateway at its end (RFC 9110 section 7.6.3). A list, which may be spread over several fields.
-///
-/// # Errors
-/// None: what is joined are valid values.
-pub fn extended_via(
-    headers: &HeaderMap,
-    own: &'static str,
-) -> Result<HeaderValue, InvalidHeaderValue> {
+/// The value of `Via` with this gateway, `own`, at its end (RFC 9110 section 7.6.3). A list, which may be spread over several fields.
+#[must_use]
+pub fn extended_via(headers: &HeaderMap, own: &'static str) -> HeaderValue {
+    let only_own = HeaderValue::from_static(own);
     let before = headers.get_all(header::VIA).iter();
     let mut vias: Vec<&str> = before.filter_map(|value| value.to_str().ok()).collect();
     if vias.is_empty() {
-        return Ok(HeaderValue::from_static(own));
+        return only_own;
     }
     vias.push(own);
-    HeaderValue::try_from(vias.join(", "))
+    HeaderValue::try_from(vias.join(", ")).unwrap_or(only_own)
 }
 
 /// The value of `Forwarded` (RFC 7239).

@@ -278,7 +278,6 @@ impl ForwardedRequest {
         response.insert_header(REQUEST_ID, id)?;
         // Each proxy on the way adds itself.
         let via = extended_via(&response.headers, "1.1 snapgate");
-        let via = via.or_err(ErrorType::InvalidHTTPHeader, "via")?;
         response.insert_header(header::VIA, via)?;
         if session.req_header().version < Version::HTTP_11
             && response.headers.contains_key(header::TRANSFER_ENCODING)

@@ -46,7 +46,7 @@ use crate::telemetry::Metrics;
 
 /// What all requests of the API port share.
 #[derive(Debug)]
-pub(super) struct Api {
+pub(super) struct RequestService {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) upstreams: Arc<Upstreams>,
     pub(super) fast_path: FastPath,
@@ -74,7 +74,8 @@ pub(super) struct RequestContext {
 pub(super) enum Progress {
     /// The response has been written.
     Answered,
-    /// It is to be forwarded by Pingora: an upgrade, or one whose body is large, of unknown length or slow.
+    /// It is to be forwarded by Pingora, because `forward/fast_path.rs` does not take it: an upgrade, a body that is large, slow or of
+    /// unknown length, hop-by-hop fields, a HEAD or DELETE.
     LeftToPingora,
 }
 
@@ -86,7 +87,7 @@ enum Undecided {
     Disconnected,
 }
 
-impl Api {
+impl RequestService {
     /// The state of a request that begins now.
     pub(super) fn begin_request(&self) -> RequestContext {
         RequestContext {
@@ -119,7 +120,7 @@ impl Api {
     /// Decides about a request whose head was read, and answers or forwards it.
     ///
     /// # Errors
-    /// The response was not written to its end, or none was: see [`Api::fail`].
+    /// The response was not written to its end, or none was: see [`RequestService::fail`].
     pub(super) async fn handle(
         &self,
         session: &mut ServerSession,
