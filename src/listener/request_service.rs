@@ -75,7 +75,7 @@ pub(super) enum Progress {
     /// The response has been written.
     Answered,
     /// It is to be forwarded by Pingora, because `forward/fast_path.rs` does not take it: an upgrade, a body that is large, slow or of
-    /// unknown length, hop-by-hop fields, a HEAD or DELETE.
+    /// unknown length, hop-by-hop fields, a HEAD.
     LeftToPingora,
 }
 

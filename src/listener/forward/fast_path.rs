@@ -71,7 +71,7 @@ impl FastPath {
     }
 }
 
-/// The body of a request that is forwarded here: empty for a GET without one. `None` for requests with a large body or one of
+/// The body of a request that is forwarded here: empty if the request has none. `None` for requests with a large body or one of
 /// unknown length, an upgrade or hop-by-hop fields, and for those whose body has not arrived yet.
 ///
 /// # Errors
@@ -103,12 +103,15 @@ fn fast_path_length(session: &mut ServerSession, upgrade: bool) -> Option<usize>
     if !is_plain {
         return None;
     }
+    // The response to a HEAD is framed by its request, which Pingora's parser would have to know.
+    if head.method == Method::HEAD || head.method == Method::CONNECT {
+        return None;
+    }
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else {
-        return (head.method == Method::GET && is_empty).then_some(0);
+        return is_empty.then_some(0);
     };
-    // The response to a HEAD is framed by its request, which Pingora's parser would have to know.
-    if lengths.next().is_some() || head.method == Method::HEAD || head.method == Method::CONNECT {
+    if lengths.next().is_some() {
         return None;
     }
     let number: usize = length.to_str().ok()?.parse().ok()?;
@@ -440,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plain_gets_and_small_bodies_of_known_length_take_the_fast_path() {
+    async fn requests_with_no_body_or_a_small_one_of_known_length_take_the_fast_path() {
         let length = |length: &str| format!("Content-Length: {length}\r\n");
         let lengths = [
             length("0"),
@@ -467,7 +470,7 @@ mod tests {
             ("PUT / HTTP/1.1", padded, false, false),
             ("HEAD / HTTP/1.1", five, false, false),
             ("POST / HTTP/1.1", five, true, false),
-            ("POST / HTTP/1.1", "", false, false),
+            ("POST / HTTP/1.1", "", false, true),
             (
                 "GET / HTTP/1.1",
                 "Connection: close, X-A\r\nX-A: 1\r\n",
@@ -494,7 +497,17 @@ mod tests {
             ("GET / HTTP/1.1", "Proxy-Connection: x\r\n", false, false),
             ("GET / HTTP/1.1", "HTTP2-Settings: x\r\n", false, false),
             ("HEAD / HTTP/1.1", "", false, false),
-            ("DELETE / HTTP/1.1", "", false, false),
+            ("CONNECT x:1 HTTP/1.1", "", false, false),
+            ("DELETE / HTTP/1.1", "", false, true),
+            ("PURGE / HTTP/1.1", "", false, true),
+            ("DELETE / HTTP/1.0", "", false, true),
+            ("DELETE / HTTP/1.1", "", true, false),
+            (
+                "DELETE / HTTP/1.1",
+                "Transfer-Encoding: chunked\r\n",
+                false,
+                false,
+            ),
         ];
         for (line, fields, upgrade, expected) in rows {
             let text = format!("{line}\r\nHost: x\r\n{fields}\r\n");

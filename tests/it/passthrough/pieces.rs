@@ -23,6 +23,7 @@ fn requests_in_pieces_reach_the_upstream_whole() {
         ("GET", "\r\n".to_owned(), ""),
         ("DELETE", "\r\n".to_owned(), ""),
         ("GET", "TE: trailers\r\n\r\n".to_owned(), ""),
+        ("DELETE", "TE: trailers\r\n\r\n".to_owned(), ""),
         ("POST", of_length("abcdef"), "abcdef"),
         (
             "PUT",
