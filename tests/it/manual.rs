@@ -3,6 +3,7 @@
 //! They use fixed ports and the home folder, so each runs in a network namespace and a folder of its own. What they install is
 //! there already: the blocks with `apt-get` and `cargo` are left out.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -112,6 +113,45 @@ fn every_command_of_the_demo_in_the_readme_does_what_the_readme_says() {
             "\"op\":\"delete-Backup\"",
         ],
     );
+}
+
+/// The packages that a line of a script or document installs with `apt-get`.
+fn installed_packages(line: &str) -> BTreeSet<&str> {
+    let (_, rest) = line.split_once("--no-install-recommends ").unwrap_or_default();
+    let packages = rest.split_whitespace();
+    packages
+        .take_while(|word| !word.contains(['&', '>']))
+        .collect()
+}
+
+#[apply(test)]
+fn whatever_builds_the_gateway_installs_what_the_readme_names() {
+    let text = fs::read_to_string("README.md").unwrap();
+    let first = text.lines().find(|line| line.ends_with("cargo run -- demo"));
+    let needed = installed_packages(first.unwrap());
+    assert!(needed.contains("build-essential"), "{needed:?}");
+    // document, commands in it that install packages to build with, packages that are there before
+    let rows: [(&str, usize, &[&str]); 4] = [
+        (".ci/run", 1, &[]),
+        ("docs/install.md", 2, &[]),
+        ("docs/tutorial.md", 1, &[]),
+        // The base image is made to compile programs.
+        ("config/package/Containerfile", 1, &["build-essential"]),
+    ];
+    for (document, commands, there) in rows {
+        let text = fs::read_to_string(document).unwrap();
+        let lists: Vec<_> = text
+            .lines()
+            .map(installed_packages)
+            .filter(|packages| packages.contains("cmake"))
+            .collect();
+        assert_eq!(lists.len(), commands, "{document}: {lists:?}");
+        for packages in lists {
+            let missing = needed.difference(&packages);
+            let missing: Vec<_> = missing.filter(|package| !there.contains(package)).collect();
+            assert!(missing.is_empty(), "{document} lacks {missing:?}");
+        }
+    }
 }
 
 #[apply(test)]
