@@ -47,11 +47,27 @@ pub struct AccessRecord<'a> {
 /// How many texts a record has.
 const TEXTS: usize = 6;
 
-/// A copy of an [`AccessRecord`] that holds its texts in one allocation.
+impl<'a> AccessRecord<'a> {
+    const fn texts(&self) -> [Option<&'a str>; TEXTS] {
+        [
+            Some(self.request),
+            Some(self.target),
+            self.principal,
+            self.user_agent,
+            self.passthrough,
+            self.upstream,
+        ]
+    }
+
+    /// Bytes of all texts.
+    pub(super) fn text_length(&self) -> usize {
+        self.texts().iter().flatten().map(|text| text.len()).sum()
+    }
+}
+
+/// A copy of an [`AccessRecord`] whose texts are elsewhere, one after another.
 #[derive(Debug)]
 pub(super) struct AccessCopy {
-    /// All texts, one after another.
-    text: String,
     /// The length of each text; `None` for texts that are absent.
     lengths: [Option<usize>; TEXTS],
     /// Everything else. Its texts are empty.
@@ -59,19 +75,11 @@ pub(super) struct AccessCopy {
 }
 
 impl AccessCopy {
-    pub(super) fn of(record: &AccessRecord<'_>) -> Self {
-        let texts = [
-            Some(record.request),
-            Some(record.target),
-            record.principal,
-            record.user_agent,
-            record.passthrough,
-            record.upstream,
-        ];
-        let length = texts.iter().flatten().map(|text| text.len()).sum();
-        let mut text = String::with_capacity(length);
-        for part in texts.iter().flatten() {
-            text.push_str(part);
+    /// Appends the texts of a record to others.
+    pub(super) fn of(record: &AccessRecord<'_>, copied: &mut String) -> Self {
+        let texts = record.texts();
+        for text in texts.iter().flatten() {
+            copied.push_str(text);
         }
         let rest = AccessRecord {
             request: "",
@@ -92,19 +100,13 @@ impl AccessCopy {
             operation: record.operation,
         };
         Self {
-            text,
             lengths: texts.map(|text| text.map(str::len)),
             rest,
         }
     }
 
-    /// Memory that the copy takes, in bytes.
-    pub(super) const fn size(&self) -> usize {
-        self.text.len().saturating_add(size_of::<Self>())
-    }
-
-    pub(super) fn record(&self) -> AccessRecord<'_> {
-        let mut rest = self.text.as_str();
+    /// The record whose texts begin `copied`, which begins with the next ones then.
+    pub(super) fn record<'t>(&self, copied: &mut &'t str) -> AccessRecord<'t> {
         let [
             request,
             target,
@@ -113,8 +115,8 @@ impl AccessCopy {
             passthrough,
             upstream,
         ] = self.lengths.map(|length| {
-            let (text, after) = rest.split_at_checked(length?)?;
-            rest = after;
+            let (text, after) = copied.split_at_checked(length?)?;
+            *copied = after;
             Some(text)
         });
         AccessRecord {

@@ -31,10 +31,8 @@ use crate::telemetry::context_fields::TextLines;
 use crate::telemetry::escape::Escaping;
 use crate::telemetry::journal::JournalLayer;
 use crate::telemetry::json_lines::JsonLines;
-use crate::telemetry::log::access_line::AccessCopy;
 use crate::telemetry::log::access_line::emit_access;
 use crate::telemetry::log::line_time::LineTime;
-use crate::telemetry::log::queue::Line;
 use crate::telemetry::log::queue::LineWriters;
 use crate::telemetry::log::queue::LogQueue;
 use crate::telemetry::log::queue::QUEUE;
@@ -211,11 +209,8 @@ pub fn is_access_logged() -> bool {
 
 /// Writes one access log line. With a queue it is only copied here, and formatted by the thread of the queue.
 pub fn log_access(record: &AccessRecord<'_>) {
-    let returned = match QUEUE.get() {
-        Some(queue) => queue.push(Line::Access(Box::new(AccessCopy::of(record)))),
-        None => return emit_access(record),
-    };
-    if returned.is_some() {
+    let is_queued = QUEUE.get().is_some_and(|queue| queue.push_access(record));
+    if !is_queued {
         emit_access(record);
     }
 }

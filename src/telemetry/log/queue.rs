@@ -26,14 +26,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::model::limits;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::access_line::AccessCopy;
+use crate::telemetry::log::access_line::AccessRecord;
 use crate::telemetry::log::access_line::emit_access;
 
 /// How long lines below warnings may wait for others that go into the same write.
 const GATHER_TIME: Duration = Duration::from_millis(5);
 /// Largest write in bytes, except for a single longer line.
 const WRITE_BYTES: usize = 64 * 1024;
-/// Memory that is kept for the next lines when the queue has become empty, in lines and bytes.
-const KEPT: usize = 1024;
+/// Lines and bytes of text whose memory is kept for the next ones when the queue has become empty.
+const KEPT_LINES: usize = 256;
+const KEPT_TEXT: usize = 64 * 1024;
 
 /// The queue of the process; absent in commands that write their few lines themselves.
 pub(super) static QUEUE: OnceLock<Arc<LogQueue>> = OnceLock::new();
@@ -44,9 +46,13 @@ thread_local! {
 }
 
 /// A line that waits to be written.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all lines are access lines, which cost no allocation this way"
+)]
 pub(super) enum Line {
-    /// A record of the access log, formatted when its turn comes.
-    Access(Box<AccessCopy>),
+    /// A record of the access log, formatted when its turn comes. Its texts are in [`Lines::texts`].
+    Access(AccessCopy),
     /// A formatted line with its line end.
     Text(Urgency, Vec<u8>),
     /// A line that goes elsewhere than to the destination of the queue, with its length.
@@ -77,10 +83,10 @@ impl Line {
         matches!(self, Self::Access(_))
     }
 
-    /// Memory that the line takes, in bytes.
+    /// Memory that the line takes, in bytes, without [`Lines::texts`].
     const fn size(&self) -> usize {
         let held = match self {
-            Self::Access(copy) => return copy.size(),
+            Self::Access(_) => 0,
             Self::Text(_, bytes) => bytes.len(),
             Self::Elsewhere(_, length, _) => *length,
         };
@@ -116,10 +122,27 @@ impl LineCounts {
     }
 }
 
+/// Lines in their order.
+#[derive(Default)]
+struct Lines {
+    lines: Vec<Line>,
+    /// The texts of the access lines, one after another.
+    texts: String,
+}
+
+impl Lines {
+    fn clear(&mut self) {
+        self.lines.clear();
+        self.lines.shrink_to(KEPT_LINES);
+        self.texts.clear();
+        self.texts.shrink_to(KEPT_TEXT);
+    }
+}
+
 /// The lines that wait.
 #[derive(Default)]
 struct Waiting {
-    lines: Vec<Line>,
+    all: Lines,
     bytes: usize,
     /// Whether the lines are written without waiting for more.
     is_urgent: bool,
@@ -180,6 +203,29 @@ impl LogQueue {
     /// Takes a line into the queue, or drops and counts it. A closed queue gives it back: its caller then writes it itself.
     pub(super) fn push(&self, line: Line) -> Option<Line> {
         let (is_access, size, urgency) = (line.is_access(), line.size(), line.urgency());
+        let mut line = Some(line);
+        let add = |waiting: &mut Waiting| waiting.all.lines.extend(line.take());
+        let is_open = self.admit(is_access, size, urgency, add);
+        line.filter(|_| !is_open)
+    }
+
+    /// Takes a copy of the record into the queue, or drops and counts it. False if the queue is closed.
+    pub(super) fn push_access(&self, record: &AccessRecord<'_>) -> bool {
+        let size = record.text_length().saturating_add(size_of::<Line>());
+        self.admit(true, size, Urgency::Batched, |waiting| {
+            let copy = AccessCopy::of(record, &mut waiting.all.texts);
+            waiting.all.lines.push(Line::Access(copy));
+        })
+    }
+
+    /// Adds a line of this size if there is room for it, and otherwise counts it. False if the queue is closed.
+    fn admit(
+        &self,
+        is_access: bool,
+        size: usize,
+        urgency: Urgency,
+        add: impl FnOnce(&mut Waiting),
+    ) -> bool {
         // A flood of requests must not displace warnings.
         let limit = if is_access {
             limits::LOG_QUEUE_ACCESS_BYTES_MAX
@@ -188,7 +234,7 @@ impl LogQueue {
         };
         let mut waiting = self.waiting.lock();
         if waiting.is_closed {
-            return Some(line);
+            return false;
         }
         let before = waiting.bytes;
         let after = before.saturating_add(size);
@@ -196,11 +242,11 @@ impl LogQueue {
             waiting.dropped.add(is_access);
             drop(waiting);
             self.metrics.process.record_dropped_log_lines(is_access, 1);
-            return None;
+            return true;
         }
         waiting.bytes = after;
         waiting.accepted = waiting.accepted.saturating_add(1);
-        waiting.lines.push(line);
+        add(&mut waiting);
         // None waits for more when there is no room left for many.
         let half = limits::LOG_QUEUE_ACCESS_BYTES_MAX / 2;
         let is_urgent = urgency == Urgency::Immediate || (before < half && after >= half);
@@ -210,7 +256,7 @@ impl LogQueue {
         if wakes {
             self.changed.notify_one();
         }
-        None
+        true
     }
 
     /// Waits until all lines of before are written, at most for `limit`. Returns whether they are.
@@ -236,10 +282,10 @@ impl LogQueue {
     }
 
     /// Waits for lines and takes all of them; `None` when the queue is closed and empty.
-    fn take(&self, mut empty: Vec<Line>) -> Option<Vec<Line>> {
-        empty.shrink_to(KEPT);
+    fn take(&self, mut empty: Lines) -> Option<Lines> {
+        empty.clear();
         let mut waiting = self.waiting.lock();
-        while waiting.lines.is_empty() {
+        while waiting.all.lines.is_empty() {
             if waiting.is_closed {
                 return None;
             }
@@ -250,18 +296,19 @@ impl LogQueue {
             .wait_while_for(&mut waiting, is_calm, GATHER_TIME);
         waiting.is_urgent = false;
         waiting.bytes = 0;
-        Some(std::mem::replace(&mut waiting.lines, empty))
+        Some(std::mem::replace(&mut waiting.all, empty))
     }
 
     fn run(&self, mut destination: Box<dyn Write + Send>) {
-        let mut lines = Vec::new();
-        while let Some(taken) = self.take(lines) {
-            lines = taken;
+        let mut taken = Lines::default();
+        while let Some(next) = self.take(taken) {
+            taken = next;
             let mut counts = LineCounts::default();
-            for line in lines.drain(..) {
+            let mut texts = taken.texts.as_str();
+            for line in taken.lines.drain(..) {
                 counts.add(line.is_access());
                 // A line whose formatting panics is lost, and no other.
-                if catch_unwind(AssertUnwindSafe(|| render(line))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| render(line, &mut texts))).is_err() {
                     self.metrics.process.record_panic("telemetry");
                 }
                 if batch_length() >= WRITE_BYTES {
@@ -297,7 +344,7 @@ impl LogQueue {
     /// Reports dropped lines once no others wait.
     fn report_dropped(&self) {
         let mut waiting = self.waiting.lock();
-        if !waiting.lines.is_empty() || waiting.dropped.is_zero() {
+        if !waiting.all.lines.is_empty() || waiting.dropped.is_zero() {
             return;
         }
         let dropped = std::mem::take(&mut waiting.dropped);
@@ -311,10 +358,10 @@ impl LogQueue {
     }
 }
 
-/// Appends the line to the batch of this thread, or sends it elsewhere.
-fn render(line: Line) {
+/// Appends the line to the batch of this thread, or sends it elsewhere. `texts` are those of this access line and the next ones.
+fn render(line: Line, texts: &mut &str) {
     match line {
-        Line::Access(copy) => emit_access(&copy.record()),
+        Line::Access(copy) => emit_access(&copy.record(texts)),
         Line::Text(_, bytes) => drop(append_to_batch(&bytes)),
         Line::Elsewhere(_, _, send) => send(),
     }
@@ -403,7 +450,7 @@ pub(in crate::telemetry) fn send_line(
         None => Some(line),
     };
     if let Some(line) = returned {
-        render(line);
+        render(line, &mut "");
     }
 }
 

@@ -11,6 +11,7 @@ use tracing::Dispatch;
 use super::*;
 use crate::model::Timestamp;
 use crate::model::limits;
+use crate::telemetry::log::queue::Line;
 use crate::telemetry::log::queue::Urgency;
 
 fn record(target: &str) -> AccessRecord<'_> {
@@ -35,8 +36,7 @@ fn record(target: &str) -> AccessRecord<'_> {
 }
 
 fn push_access(queue: &LogQueue, target: &str) {
-    let copy = Box::new(AccessCopy::of(&record(target)));
-    assert!(queue.push(Line::Access(copy)).is_none(), "open");
+    assert!(queue.push_access(&record(target)), "open");
 }
 
 /// A started queue whose lines are JSON.
@@ -193,6 +193,7 @@ fn a_closed_queue_gives_lines_back_and_one_whose_destination_is_gone_counts_them
             .is_some(),
         "closed"
     );
+    assert!(!queue.push_access(&record("/2")), "closed");
 }
 
 #[test]
