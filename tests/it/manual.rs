@@ -117,7 +117,9 @@ fn every_command_of_the_demo_in_the_readme_does_what_the_readme_says() {
 
 /// The packages that a line of a script or document installs with `apt-get`.
 fn installed_packages(line: &str) -> BTreeSet<&str> {
-    let (_, rest) = line.split_once("--no-install-recommends ").unwrap_or_default();
+    let (_, rest) = line
+        .split_once("--no-install-recommends ")
+        .unwrap_or_default();
     let packages = rest.split_whitespace();
     packages
         .take_while(|word| !word.contains(['&', '>']))
@@ -127,7 +129,9 @@ fn installed_packages(line: &str) -> BTreeSet<&str> {
 #[apply(test)]
 fn whatever_builds_the_gateway_installs_what_the_readme_names() {
     let text = fs::read_to_string("README.md").unwrap();
-    let first = text.lines().find(|line| line.ends_with("cargo run -- demo"));
+    let first = text
+        .lines()
+        .find(|line| line.ends_with("cargo run -- demo"));
     let needed = installed_packages(first.unwrap());
     assert!(needed.contains("build-essential"), "{needed:?}");
     // document, commands in it that install packages to build with, packages that are there before

@@ -19,8 +19,8 @@ use crate::adapters::libvirt::images::MAGIC;
 use crate::adapters::libvirt::images::backing_path;
 use crate::adapters::libvirt::images::mark_from_metadata;
 
-/// Longest chain of images that is followed.
-const DEPTH_MAX: usize = 64;
+/// Longest chain of images that is followed: a snapshot each night for years, and an end where images refer to each other in a circle.
+const DEPTH_MAX: usize = 1024;
 
 /// A file that something refers to.
 #[derive(Clone, Debug)]
@@ -82,32 +82,35 @@ pub(crate) async fn look_at(
     .await
 }
 
-/// Of the first files of a folder, so many at most, those that are based on another file, with that. A folder that may not be
-/// listed has none.
+/// Of the files of a folder, those that are based on another file, with that. A folder that may not be listed has none. `None` for a
+/// folder that holds more than `entries_max`.
 ///
 /// # Errors
-/// As for [`chain`].
+/// As for [`chain`], or the folder cannot be read to its end.
 pub(crate) async fn based_in_folder(
     folder: &Path,
     entries_max: usize,
-) -> io::Result<Vec<(OsString, ReferredFile)>> {
+) -> io::Result<Option<Vec<(OsString, ReferredFile)>>> {
     let folder = folder.to_owned();
     answer_of(move || {
         let Ok(entries) = std::fs::read_dir(folder) else {
-            return Vec::new();
+            return Ok(Some(Vec::new()));
         };
-        let files = entries
-            .flatten()
-            .take(entries_max)
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
-        files
-            .filter_map(|entry| {
-                let below = read_backing(&entry.path())?;
-                Some((entry.file_name(), ReferredFile::look_at(below)))
-            })
-            .collect()
+        let mut found = Vec::new();
+        for (number, entry) in entries.enumerate() {
+            if number >= entries_max {
+                return Ok(None);
+            }
+            let entry = entry?;
+            if entry.file_type().is_ok_and(|kind| kind.is_file())
+                && let Some(below) = read_backing(&entry.path())
+            {
+                found.push((entry.file_name(), ReferredFile::look_at(below)));
+            }
+        }
+        Ok(Some(found))
     })
-    .await
+    .await?
 }
 
 /// Never a default in place of an answer: that no image is based on another allows a restore.
@@ -220,12 +223,15 @@ mod tests {
         assert_eq!(below[0].path, at("link"));
 
         let found = async |folder: &Path, most| based_in_folder(folder, most).await.unwrap();
-        let based = found(folder.path(), 100).await;
+        let based = found(folder.path(), 100).await.unwrap();
         let names: BTreeSet<_> = based.iter().map(|(name, _)| name.to_str()).collect();
         assert_eq!(names, [Some("clone")].into(), "links are no images");
         assert!(based[0].1.mark.is_some_and(|mark| mark.is_same_file(&base)));
-        assert!(found(&at("missing"), 100).await.is_empty());
-        assert!(found(folder.path(), 0).await.is_empty(), "bound");
+        assert!(found(&at("missing"), 100).await.unwrap().is_empty());
+        for (entries_max, is_known) in [(0, false), (2, false), (3, true)] {
+            let found = found(folder.path(), entries_max).await;
+            assert_eq!(found.is_some(), is_known, "{entries_max} of 3 entries");
+        }
     }
 
     #[tokio::test]

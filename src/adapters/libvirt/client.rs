@@ -27,6 +27,32 @@ const LIST_MAX: u32 = 16_384;
 /// Hands out the password of a display or a disk with the XML, so that it is not lost when it is written back.
 const XML_SECURE: u32 = 1;
 
+/// A volume of a storage pool.
+#[derive(Debug)]
+pub(crate) struct PoolVolume {
+    /// Its name within the pool.
+    pub(crate) name: String,
+    /// What makes it unique: its path, where it has one.
+    pub(crate) key: String,
+    /// What libvirt says of it, or why it says nothing.
+    pub(crate) xml: Result<String, RpcError>,
+}
+
+/// Whether libvirt answered that there is no pool to look at: there is none at that path or it was stopped since, there is no storage
+/// driver, its own daemon does not run, or it does not let the gateway look.
+fn has_no_pool(error: &RpcError) -> bool {
+    let answers = [
+        error_code::NO_SUPPORT,
+        error_code::NO_CONNECT,
+        error_code::SYSTEM_ERROR,
+        error_code::NO_STORAGE_POOL,
+        error_code::NO_STORAGE_VOL,
+        error_code::OPERATION_INVALID,
+        error_code::ACCESS_DENIED,
+    ];
+    error.code().is_some_and(|code| answers.contains(&code))
+}
+
 /// The calls. Each kind has a connection of its own, so that long calls leave room for reads.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -188,12 +214,12 @@ impl Client {
         Ok(Some(Reader::new(&reply).i32()? != 0))
     }
 
-    /// What libvirt says of every volume of the pool in which this path is, as XML; none where it is in no pool.
+    /// Every volume of the pool in which this path is; none where it is in no pool, or the gateway may not look at pools.
     pub(crate) async fn volumes_beside(
         &self,
         path: &str,
         by: Deadline,
-    ) -> Result<Vec<String>, RpcError> {
+    ) -> Result<Vec<PoolVolume>, RpcError> {
         let path = Writer::default()
             .string(path)
             .map_err(RpcError::Arguments)?;
@@ -204,35 +230,33 @@ impl Client {
         }
         match answer {
             Ok(pool) => self.volumes_of(Writer::default().fixed(&pool), by).await,
-            // In no pool, or the storage driver is not there, or is a daemon of its own.
-            Err(error) if error.code().is_some() => Ok(Vec::new()),
+            Err(error) if has_no_pool(&error) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
 
-    async fn volumes_of(&self, pool: Writer, by: Deadline) -> Result<Vec<String>, RpcError> {
+    async fn volumes_of(&self, pool: Writer, by: Deadline) -> Result<Vec<PoolVolume>, RpcError> {
         let mut found = Vec::new();
         let reply = match self.read(procedure::VOLUMES, pool.i32(1).u32(0), by).await {
             Ok(reply) => reply,
-            // The pool was stopped since.
-            Err(error) if error.code().is_some() => return Ok(found),
+            Err(error) if has_no_pool(&error) => return Ok(found),
             Err(error) => return Err(error),
         };
         let mut reader = Reader::new(&reply);
         for _ in 0..reader.count(LIST_MAX)? {
+            let parts = [reader.string()?, reader.string()?, reader.string()?];
             let mut volume = Writer::default();
-            // Pool, name and key.
-            for _ in 0..3 {
-                volume = volume
-                    .string(&reader.string()?)
-                    .map_err(RpcError::Arguments)?;
+            for part in &parts {
+                volume = volume.string(part).map_err(RpcError::Arguments)?;
             }
-            match self.read(procedure::VOLUME_XML, volume.u32(0), by).await {
-                Ok(reply) => found.push(Reader::new(&reply).string()?),
-                // Removed, or not to be read: no image that could be judged.
-                Err(error) if error.code().is_some() => {}
+            let [_pool, name, key] = parts;
+            let xml = match self.read(procedure::VOLUME_XML, volume.u32(0), by).await {
+                Ok(reply) => Ok(Reader::new(&reply).string()?),
+                Err(error) if error.code() == Some(error_code::NO_STORAGE_VOL) => continue,
+                Err(error) if error.code().is_some() => Err(error),
                 Err(error) => return Err(error),
-            }
+            };
+            found.push(PoolVolume { name, key, xml });
         }
         Ok(found)
     }

@@ -28,7 +28,7 @@ use crate::public_text;
 /// Other VMs that are looked at together: as many calls as libvirtd works on for one client.
 const VMS_AT_ONCE: usize = 5;
 /// Most files beside an image that are looked at.
-const FOLDER_ENTRIES_MAX: usize = 4096;
+const FOLDER_ENTRIES_MAX: usize = 100_000;
 
 /// An image that a restore would change.
 #[derive(Clone, Debug)]
@@ -190,7 +190,13 @@ async fn check_pool_volumes(
         return Ok(());
     };
     let all = client.volumes_beside(path, by).await;
-    for text in all? {
+    for found in all.map_err(not_looked_at)? {
+        let text = match found.xml {
+            Ok(text) => text,
+            // Its file was removed without libvirt, which still lists it.
+            Err(_) if is_local && is_gone(Path::new(&found.key)).await => continue,
+            Err(error) => return Err(volume_unknown(target, &found.name).because(error)),
+        };
         let volume = VolumeXml::read(&text).map_err(not_looked_at)?;
         let Some(backing) = volume.backing else {
             continue;
@@ -203,13 +209,37 @@ async fn check_pool_volumes(
     Ok(())
 }
 
+/// Whether there is no file at this path. Whatever else keeps it from being seen is no proof.
+async fn is_gone(path: &Path) -> bool {
+    path.is_absolute() && matches!(tokio::fs::try_exists(path).await, Ok(false))
+}
+
+fn volume_unknown(target: &RestoredImage, name: &str) -> AdapterError {
+    refuse(
+        FaultKind::Unavailable,
+        public_text!(
+            "The volume {name} of the storage pool could not be read, so it is not known whether it is based on the image of disk {}. Nothing was changed. Refresh the pool with `virsh pool-refresh`, then try again.",
+            target.disk
+        ),
+    )
+}
+
 /// Looks at every file in the folder of the image for one that is based on it.
 async fn check_folder(target: &RestoredImage) -> Result<(), AdapterError> {
     let Some(folder) = target.path.parent() else {
         return Ok(());
     };
     let based = backing_files::based_in_folder(folder, FOLDER_ENTRIES_MAX).await;
-    for (name, below) in based.map_err(not_looked_at)? {
+    let Some(based) = based.map_err(not_looked_at)? else {
+        return Err(refuse(
+            FaultKind::Conflict,
+            public_text!(
+                "The folder of the image of disk {} has more than {FOLDER_ENTRIES_MAX} files, so an image that is based on it may be among them. Nothing was changed. Move the image to a folder with fewer files.",
+                target.disk
+            ),
+        ));
+    };
+    for (name, below) in based {
         if target.is(&below) {
             return Err(based_on(target, &name.to_string_lossy()));
         }

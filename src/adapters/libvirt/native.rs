@@ -51,6 +51,7 @@ pub(crate) mod error_code {
     pub(crate) const AUTH_FAILED: u32 = 45;
     pub(crate) const AUTH_UNAVAILABLE: u32 = 94;
     pub(crate) const CONFIG_UNSUPPORTED: u32 = 67;
+    pub(crate) const SYSTEM_ERROR: u32 = 38;
     pub(crate) const NO_DOMAIN: u32 = 42;
     pub(crate) const NO_SNAPSHOT: u32 = 72;
     pub(crate) const OPERATION_DENIED: u32 = 29;
@@ -62,6 +63,8 @@ pub(crate) mod error_code {
     pub(crate) const RESOURCE_BUSY: u32 = 87;
     pub(crate) const REVERT_RISKY: u32 = 77;
     pub(crate) const NO_NETWORK: u32 = 43;
+    pub(crate) const NO_STORAGE_POOL: u32 = 49;
+    pub(crate) const NO_STORAGE_VOL: u32 = 50;
 }
 
 /// A VM as libvirt names it.

@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -33,6 +34,21 @@ struct Call {
 
 fn words(all: &[u32]) -> Vec<u8> {
     all.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+/// A text as XDR has it.
+fn string(text: &str) -> Vec<u8> {
+    let mut padded = text.as_bytes().to_vec();
+    padded.resize(text.len().next_multiple_of(4), 0);
+    [words(&[u32::try_from(text.len()).unwrap()]), padded].concat()
+}
+
+/// A status and the body after it.
+type Reply = (u32, Vec<u8>);
+
+/// libvirt's error of this number.
+fn native_error(code: u32) -> Reply {
+    (1, [words(&[code, 10, 1, 4]), b"text".to_vec()].concat())
 }
 
 async fn receive(stream: &mut UnixStream) -> Option<Call> {
@@ -282,21 +298,15 @@ async fn authentication_is_what_the_daemon_asks_for() {
 #[tokio::test]
 async fn a_vm_whose_definition_cannot_be_read_may_use_any_disk() {
     let list = [words(&[1, 5]), b"other\0\0\0".to_vec(), vec![2; 16]].concat();
-    let text = |text: &str| {
-        let padding = vec![0; text.len().next_multiple_of(4) - text.len()];
-        let length = u32::try_from(text.len()).unwrap();
-        [words(&[length]), text.as_bytes().to_vec(), padding].concat()
-    };
-    let error = |code| (1, [words(&[code, 10, 1, 4]), b"text".to_vec()].concat());
     // the answer of libvirt, whether the disks are known to be unshared
     let rows = [
-        ((0, text("<domain/>")), true),
-        (error(error_code::NO_DOMAIN), true),
-        (error(error_code::OPERATION_TIMEOUT), false),
-        (error(error_code::ACCESS_DENIED), false),
-        (error(error_code::INTERNAL), false),
-        ((0, text("<domain")), false),
-        ((0, text("<network/>")), false),
+        ((0, string("<domain/>")), true),
+        (native_error(error_code::NO_DOMAIN), true),
+        (native_error(error_code::OPERATION_TIMEOUT), false),
+        (native_error(error_code::ACCESS_DENIED), false),
+        (native_error(error_code::INTERNAL), false),
+        ((0, string("<domain")), false),
+        ((0, string("<network/>")), false),
     ];
     for (found, expected) in rows {
         // Off, running and so answered for the next start, and for now.
@@ -324,7 +334,7 @@ async fn a_vm_whose_definition_cannot_be_read_may_use_any_disk() {
                         procedure::DOMAIN_XML if call.body.ends_with(&words(&[asked])) => {
                             found.clone()
                         }
-                        procedure::DOMAIN_XML => (0, text("<domain/>")),
+                        procedure::DOMAIN_XML => (0, string("<domain/>")),
                         _ => (0, Vec::new()),
                     };
                     answer(&mut server, &call, status, &body).await;
@@ -337,6 +347,98 @@ async fn a_vm_whose_definition_cannot_be_read_may_use_any_disk() {
                 "{found:?} {id} {asked}: {checked:?}"
             );
         }
+    }
+}
+
+/// A pool with one volume, as libvirt answers for it.
+struct Pool {
+    /// For the image of the disk.
+    by_path: Reply,
+    /// For the volume.
+    xml: Reply,
+    /// Where the volume is.
+    path: PathBuf,
+    /// Whether this host sees the files.
+    is_local: bool,
+}
+
+/// Whether nothing is known to be based on the image.
+async fn check_beside(folder: &Path, pool: &Pool) -> Result<(), AdapterError> {
+    let config = Config {
+        socket: folder.join("s"),
+        ..Config::default()
+    };
+    std::fs::remove_file(&config.socket).unwrap_or_default();
+    let listener = UnixListener::bind(&config.socket).unwrap();
+    let client = Client::new(&config, &SystemClock::shared(), &Tasks::default());
+    let vm = Domain {
+        name: "vm".to_owned(),
+        uuid: [1; 16],
+        id: -1,
+    };
+    let image = folder.join("image");
+    let target = image_users::RestoredImage::new("vda", &image, pool.is_local).await;
+    let check = async move {
+        let targets = [target];
+        image_users::check_unshared(&client, &vm, &targets, pool.is_local, by(LONG)).await
+    };
+    let parts = ["p", "v", pool.path.to_str().unwrap()];
+    let listed = [words(&[1]), parts.map(string).concat(), words(&[1])].concat();
+    let daemon = async {
+        let (mut server, _) = listener.accept().await.unwrap();
+        while let Some(call) = receive(&mut server).await {
+            let (status, body) = match call.procedure {
+                66 => (0, words(&[1, 0])),
+                procedure::VOLUME_BY_PATH => pool.by_path.clone(),
+                procedure::VOLUMES => (0, listed.clone()),
+                procedure::VOLUME_XML => pool.xml.clone(),
+                procedure::DOMAINS => (0, words(&[0, 0])),
+                _ => (0, Vec::new()),
+            };
+            answer(&mut server, &call, status, &body).await;
+        }
+    };
+    tokio::join!(check, daemon).0
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_read_may_be_based_on_any_disk() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("here"), b"an image").unwrap();
+    let good = "<volume><name>v</name><target><path>/v</path></target></volume>";
+    let (none, internal, system) = (50, 1, 38);
+    let (unsupported, denied, timeout) = (3, 88, 68);
+    // libvirt's errors for the image and the volume, 0 for none, where that is, whether this host sees it; whether the restore may
+    // go on
+    let rows = [
+        (0, 0, "here", true, true),
+        (0, none, "here", true, true),
+        (0, system, "gone", true, true),
+        (0, system, "here", true, false),
+        (0, system, "gone", false, false),
+        (0, denied, "here", true, false),
+        (none, 0, "here", true, true),
+        (unsupported, 0, "here", true, true),
+        (system, 0, "here", true, true),
+        (denied, 0, "here", true, true),
+        (internal, 0, "here", true, false),
+        (timeout, 0, "here", true, false),
+    ];
+    let reply = |code, text: &str| match code {
+        0 => (0, string(text)),
+        code => native_error(code),
+    };
+    for (by_path, xml, path, is_local, expected) in rows {
+        let name = format!("{by_path} {xml} {path} {is_local}");
+        let pool = Pool {
+            by_path: reply(by_path, "image"),
+            xml: reply(xml, good),
+            path: at(path),
+            is_local,
+        };
+        let checked = check_beside(folder.path(), &pool).await;
+        assert_eq!(checked.is_ok(), expected, "{name}: {checked:?}");
     }
 }
 

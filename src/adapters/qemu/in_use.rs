@@ -31,10 +31,10 @@ use crate::model::FaultKind;
 use crate::model::PublicText;
 use crate::public_text;
 
-/// Files of one folder that are looked at for overlays.
-const FOLDER_ENTRIES_MAX: usize = 10_000;
+/// Most files of one folder that are looked at for overlays.
+const FOLDER_ENTRIES_MAX: usize = 100_000;
 /// Backing files that are followed from one overlay.
-const CHAIN_MAX: usize = 64;
+const CHAIN_MAX: usize = 1024;
 /// The byte of an image on which QEMU keeps a lock while it may write: 100, and 1 for the permission to write.
 const WRITE_LOCK: i64 = 101;
 
@@ -291,11 +291,19 @@ pub(super) async fn check_stopped(
                 "When the VM last ran, it did not write to the image {name}; nothing was changed. Merge the overlay if there is one, or correct `images`."
             )));
         }
-        if let Some(overlay) = overlay(image, configured).await {
-            let overlay = file_name(&overlay);
-            return Err(conflict(public_text!(
-                "The image {name} is the backing file of {overlay}, which a change would damage; nothing was changed. Merge {overlay}, or remove it if it is no longer used."
-            )));
+        match find_overlay(image, configured, FOLDER_ENTRIES_MAX).await {
+            Overlay::None => {}
+            Overlay::Found(overlay) => {
+                let overlay = file_name(&overlay);
+                return Err(conflict(public_text!(
+                    "The image {name} is the backing file of {overlay}, which a change would damage; nothing was changed. Merge {overlay}, or remove it if it is no longer used."
+                )));
+            }
+            Overlay::Unknown => {
+                return Err(conflict(public_text!(
+                    "The folder of the image {name} has more than {FOLDER_ENTRIES_MAX} files or cannot be read to its end, so an overlay of the image may be among them; nothing was changed. Move the image to a folder with fewer files, or check the disk."
+                )));
+            }
         }
     }
     Ok(())
@@ -342,20 +350,37 @@ async fn has_below(file: &Path, image: (u64, u64)) -> bool {
     false
 }
 
-/// A file beside the image that has it as its backing file.
-async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
+/// What the folders of an image say about overlays of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Overlay {
+    None,
+    /// This file has the image as its backing file.
+    Found(PathBuf),
+    /// Not all files could be looked at.
+    Unknown,
+}
+
+/// Looks for a file beside the image that has it as its backing file. A folder that may not be listed has none.
+async fn find_overlay(image: &Path, id: (u64, u64), entries_max: usize) -> Overlay {
     let mut folders = BTreeSet::new();
     folders.extend(image.parent().map(Path::to_owned));
     let target = fs::canonicalize(image).await.ok();
     folders.extend(target.as_deref().and_then(Path::parent).map(Path::to_owned));
+    let mut is_complete = true;
     for folder in folders {
         let Ok(mut entries) = fs::read_dir(&folder).await else {
             continue;
         };
         let mut looked_at = 0_usize;
-        while let Ok(Some(entry)) = entries.next_entry().await {
+        loop {
+            let Ok(next) = entries.next_entry().await else {
+                is_complete = false;
+                break;
+            };
+            let Some(entry) = next else { break };
             looked_at = looked_at.saturating_add(1);
-            if looked_at > FOLDER_ENTRIES_MAX {
+            if looked_at > entries_max {
+                is_complete = false;
                 break;
             }
             let path = entry.path();
@@ -366,11 +391,15 @@ async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
                 && let Some(backing) = backing_of(&path).await
                 && file_id(&backing).await == Some(id)
             {
-                return Some(path);
+                return Overlay::Found(path);
             }
         }
     }
-    None
+    if is_complete {
+        Overlay::None
+    } else {
+        Overlay::Unknown
+    }
 }
 
 /// The backing file of an image.
@@ -380,4 +409,39 @@ async fn backing_of(path: &Path) -> Option<PathBuf> {
     // A name without a leading slash counts from the overlay's own folder.
     let folder = path.parent()?;
     Some(folder.join(name.strip_prefix("file:").unwrap_or(&name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of a qcow2 image that names its backing file.
+    fn write_overlay(path: &Path, backing: &str) {
+        let mut bytes = b"QFI\xfb".to_vec();
+        bytes.extend(3_u32.to_be_bytes());
+        bytes.extend(112_u64.to_be_bytes());
+        bytes.extend(u32::try_from(backing.len()).unwrap().to_be_bytes());
+        bytes.resize(112, 0);
+        bytes.extend(backing.as_bytes());
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_looked_at_to_its_end_may_hold_an_overlay() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["image", "other", "another"] {
+            std::fs::write(at(name), b"raw").unwrap();
+        }
+        let id = file_id(&at("image")).await.unwrap();
+        let find = async |image: &Path, entries_max| find_overlay(image, id, entries_max).await;
+        let image = at("image");
+        assert_eq!(find(&image, 3).await, Overlay::None, "all of them");
+        assert_eq!(find(&image, 2).await, Overlay::Unknown, "not all of them");
+        let nowhere = at("missing/image");
+        assert_eq!(find(&nowhere, 0).await, Overlay::None, "no folder");
+        write_overlay(&at("overlay"), "image");
+        let expected = Overlay::Found(at("overlay"));
+        assert_eq!(find(&image, 4).await, expected, "found");
+    }
 }

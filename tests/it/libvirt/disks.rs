@@ -357,6 +357,42 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
 }
 
 #[apply(test)]
+async fn volumes_whose_files_are_gone_keep_no_restore_from_being_made() {
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
+    let adapter: &dyn Adapter = adapter.as_ref();
+    let backup = made(adapter, &web02, "base", 1).await;
+    let base = libvirtd.image("web02a.qcow2");
+    let folder = base.parent().unwrap().to_str().unwrap();
+    for name in ["gone", "dangling"] {
+        std::fs::write(libvirtd.image(name), [7; 4096]).unwrap();
+    }
+    libvirtd.virsh(&["pool-create-as", "images", "dir", "--target", folder]);
+    // Behind libvirt's back, which still lists them.
+    std::fs::remove_file(libvirtd.image("gone")).unwrap();
+    std::fs::remove_file(libvirtd.image("dangling")).unwrap();
+    std::os::unix::fs::symlink("nowhere", libvirtd.image("dangling")).unwrap();
+    let to = restore(&backup, &web02, "");
+    assert_eq!(run(adapter, &to, 2).await, Ok(()), "neither is an image");
+    // A volume of the pool that is based on a disk is found by libvirt too.
+    let over = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "web02a.qcow2",
+        "-F",
+        "qcow2",
+        "over",
+    ];
+    libvirtd.run("qemu-img", &over);
+    libvirtd.virsh(&["pool-refresh", "images"]);
+    refused(adapter, &to, 3, FaultKind::Conflict, &["over", "disk vda"]).await;
+    libvirtd.virsh(&["pool-destroy", "images"]);
+}
+
+#[apply(test)]
 async fn disks_of_others_are_not_changed_under_them() {
     let libvirtd = PrivateLibvirtd::start();
     let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
