@@ -357,11 +357,13 @@ pub(super) fn half_done_fault(vm: &Dir, request: &str) -> Result<Option<Fault>, 
     })
 }
 
-/// Writes a small file, from which the journal is made later by a rename alone. The caller syncs the file and its folder.
-pub(super) fn write_unsynced(dir: &Dir, name: &str, journal: &Journal) -> Result<File, Problem> {
+/// Makes a small file last, from which the journal is made later by a rename alone.
+pub(super) fn write_synced(dir: &Dir, name: &str, journal: &Journal) -> Result<(), Problem> {
+    let doing = io_error("writing the journal of a restore");
     let text = journal.to_bytes()?;
-    dir.write_new(name, &text)
-        .map_err(io_error("writing the journal of a restore"))
+    // Only the contents are synced here. The caller syncs the folder once for all that it wrote.
+    let file: File = dir.write_new(name, &text).map_err(&doing)?;
+    dir.sync_file(&file).map_err(&doing)
 }
 
 fn swap_state_of(states: &[(&DiskName, DiskState)]) -> SwapState {

@@ -436,14 +436,13 @@ impl Restore {
                 checksum: disk.checksum.clone(),
             });
         }
+        // Before the journal of the swap itself, which may not exist without both of its ends.
+        swap::prepare_ends(staging, &self.journal)?;
         let text = self.journal.to_bytes()?;
-        let ends = swap::prepare_ends(staging, &self.journal)?;
-        let doing = io_error("writing the journal of a restore");
-        let prepared = self.vm.prepare_replacement(&text).map_err(&doing)?;
-        // Before the journal of the swap itself, which may not exist without both of its ends; and all at once, as the images.
-        for file in ends.iter().chain([&prepared]) {
-            staging.sync_file(file).map_err(&doing)?;
-        }
+        let prepared = self
+            .vm
+            .prepare_replacement(&text)
+            .map_err(io_error("writing the journal of a restore"))?;
         // The folders after the files: a name that lasts without its contents would look like a finished image.
         staging.sync().map_err(&doing)?;
         self.vm.sync().map_err(&doing)?;

@@ -3,8 +3,6 @@
 //! The old images stay in the staging folder until all is done, so each step can be undone. Whatever is needed to record the
 //! end, either way, was written before the first step: the end needs no room.
 
-use std::fs::File;
-
 use crate::adapters::files::copy;
 use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::Problem;
@@ -40,11 +38,10 @@ pub(super) struct Swap<'a> {
     pub(super) journal: &'a Journal,
 }
 
-/// Writes what records either end of the swap. The caller syncs the files and the folder.
-pub(super) fn prepare_ends(staging: &Dir, journal: &Journal) -> Result<[File; 2], Problem> {
-    let done = journal::write_unsynced(staging, DONE, &journal.in_phase(Phase::Done))?;
-    let undone = journal::write_unsynced(staging, UNDONE, &journal.undone())?;
-    Ok([done, undone])
+/// Writes what records either end of the swap, and makes it last.
+pub(super) fn prepare_ends(staging: &Dir, journal: &Journal) -> Result<(), Problem> {
+    journal::write_synced(staging, DONE, &journal.in_phase(Phase::Done))?;
+    journal::write_synced(staging, UNDONE, &journal.undone())
 }
 
 impl Swap<'_> {
