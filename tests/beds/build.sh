@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=target/package/build-root
-# Programs whose crates run a compiler or generator from a build script.
+# Build dependencies that run a compiler or a generator of the system.
 tools='["bindgen", "cc", "cmake", "pkg-config", "prost-build", "tonic-prost-build"]'
 
 unable() { printf 'not run: %s\n' "$*" >&2; exit 77; }
@@ -75,7 +75,7 @@ run() {
     bind "$registry" /cargo
     mkdir -p "$root/made"
     mount -t proc none "$root/proc"
-    exec chroot "$root" env -i PATH=/rust/bin:/usr/bin:/bin HOME=/made CARGO_HOME=/cargo CARGO_TARGET_DIR=/made \
+    exec chroot "$root" env -i PATH=/usr/bin:/bin:/rust/bin HOME=/made CARGO_HOME=/cargo CARGO_TARGET_DIR=/made \
       cargo check --manifest-path /source/Cargo.toml --locked --offline --quiet "$@"
   ' bash "$root" "$PWD" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}" $(printf -- '--package %s ' $made) \
     || fail "with the packages of README.md alone, a library cannot be compiled"

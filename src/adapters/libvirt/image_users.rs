@@ -84,7 +84,7 @@ pub(crate) async fn check_unshared(
     for target in targets {
         check_pool_volumes(client, target, is_local, by).await?;
         if is_local {
-            check_folder(target).await?;
+            check_folders(target).await?;
         }
     }
     Ok(())
@@ -190,7 +190,12 @@ async fn check_pool_volumes(
         return Ok(());
     };
     let all = client.volumes_beside(path, by).await;
-    for found in all.map_err(not_looked_at)? {
+    let all = all.map_err(|error| match error.code() {
+        Some(_) => not_looked_at(error),
+        // No answer of libvirt about its volumes, but a connection that failed.
+        None => error.into(),
+    });
+    for found in all? {
         let text = match found.xml {
             Ok(text) => text,
             // Its file was removed without libvirt, which still lists it.
@@ -224,24 +229,27 @@ fn volume_unknown(target: &RestoredImage, name: &str) -> AdapterError {
     )
 }
 
-/// Looks at every file in the folder of the image for one that is based on it.
-async fn check_folder(target: &RestoredImage) -> Result<(), AdapterError> {
-    let Some(folder) = target.path.parent() else {
-        return Ok(());
-    };
-    let based = backing_files::based_in_folder(folder, FOLDER_ENTRIES_MAX).await;
-    let Some(based) = based.map_err(not_looked_at)? else {
-        return Err(refuse(
-            FaultKind::Conflict,
-            public_text!(
-                "The folder of the image of disk {} has more than {FOLDER_ENTRIES_MAX} files, so an image that is based on it may be among them. Nothing was changed. Move the image to a folder with fewer files.",
-                target.disk
-            ),
-        ));
-    };
-    for (name, below) in based {
-        if target.is(&below) {
-            return Err(based_on(target, &name.to_string_lossy()));
+/// Looks at every file in the folder of the image, and of the file that it leads to, for one that is based on it.
+async fn check_folders(target: &RestoredImage) -> Result<(), AdapterError> {
+    let mut folders = BTreeSet::new();
+    folders.extend(target.path.parent().map(Path::to_owned));
+    let real = tokio::fs::canonicalize(&target.path).await.ok();
+    folders.extend(real.as_deref().and_then(Path::parent).map(Path::to_owned));
+    for folder in folders {
+        let based = backing_files::based_in_folder(&folder, FOLDER_ENTRIES_MAX).await;
+        let Some(based) = based.map_err(not_looked_at)? else {
+            return Err(refuse(
+                FaultKind::Conflict,
+                public_text!(
+                    "The folder of the image of disk {} has more than {FOLDER_ENTRIES_MAX} files, so an image that is based on it may be among them. Nothing was changed. Move the image to a folder with fewer files.",
+                    target.disk
+                ),
+            ));
+        };
+        for (name, below) in based {
+            if target.is(&below) {
+                return Err(based_on(target, &name.to_string_lossy()));
+            }
         }
     }
     Ok(())

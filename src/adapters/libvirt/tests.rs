@@ -43,6 +43,23 @@ fn string(text: &str) -> Vec<u8> {
     [words(&[u32::try_from(text.len()).unwrap()]), padded].concat()
 }
 
+/// A client of a scripted libvirtd in this folder, and the VM that it is asked about.
+fn scripted(folder: &Path) -> (UnixListener, Client, Domain) {
+    let config = Config {
+        socket: folder.join("s"),
+        ..Config::default()
+    };
+    std::fs::remove_file(&config.socket).unwrap_or_default();
+    let listener = UnixListener::bind(&config.socket).unwrap();
+    let client = Client::new(&config, &SystemClock::shared(), &Tasks::default());
+    let vm = Domain {
+        name: "vm".to_owned(),
+        uuid: [1; 16],
+        id: -1,
+    };
+    (listener, client, vm)
+}
+
 /// A status and the body after it.
 type Reply = (u32, Vec<u8>);
 
@@ -312,17 +329,7 @@ async fn a_vm_whose_definition_cannot_be_read_may_use_any_disk() {
         // Off, running and so answered for the next start, and for now.
         for (id, asked) in [(u32::MAX, 2), (7, 2), (7, 0)] {
             let folder = folder();
-            let config = Config {
-                socket: folder.path().join("s"),
-                ..Config::default()
-            };
-            let listener = UnixListener::bind(&config.socket).unwrap();
-            let client = Client::new(&config, &SystemClock::shared(), &Tasks::default());
-            let vm = Domain {
-                name: "vm".to_owned(),
-                uuid: [1; 16],
-                id: -1,
-            };
+            let (listener, client, vm) = scripted(folder.path());
             let check =
                 async move { image_users::check_unshared(&client, &vm, &[], true, by(LONG)).await };
             let daemon = async {
@@ -364,18 +371,7 @@ struct Pool {
 
 /// Whether nothing is known to be based on the image.
 async fn check_beside(folder: &Path, pool: &Pool) -> Result<(), AdapterError> {
-    let config = Config {
-        socket: folder.join("s"),
-        ..Config::default()
-    };
-    std::fs::remove_file(&config.socket).unwrap_or_default();
-    let listener = UnixListener::bind(&config.socket).unwrap();
-    let client = Client::new(&config, &SystemClock::shared(), &Tasks::default());
-    let vm = Domain {
-        name: "vm".to_owned(),
-        uuid: [1; 16],
-        id: -1,
-    };
+    let (listener, client, vm) = scripted(folder);
     let image = folder.join("image");
     let target = image_users::RestoredImage::new("vda", &image, pool.is_local).await;
     let check = async move {

@@ -51,7 +51,7 @@ thread_local! {
     reason = "nearly all lines are access lines, which cost no allocation this way"
 )]
 pub(super) enum Line {
-    /// A record of the access log, formatted when its turn comes. Its texts are in [`Lines::texts`].
+    /// A record of the access log, formatted when its turn comes. Its texts are in [`QueuedLines::texts`].
     Access(AccessCopy),
     /// A formatted line with its line end.
     Text(Urgency, Vec<u8>),
@@ -83,7 +83,7 @@ impl Line {
         matches!(self, Self::Access(_))
     }
 
-    /// Memory that the line takes, in bytes, without [`Lines::texts`].
+    /// Memory that the line takes, in bytes, without [`QueuedLines::texts`].
     const fn size(&self) -> usize {
         let held = match self {
             Self::Access(_) => 0,
@@ -124,13 +124,13 @@ impl LineCounts {
 
 /// Lines in their order.
 #[derive(Default)]
-struct Lines {
+struct QueuedLines {
     lines: Vec<Line>,
     /// The texts of the access lines, one after another.
     texts: String,
 }
 
-impl Lines {
+impl QueuedLines {
     fn clear(&mut self) {
         self.lines.clear();
         self.lines.shrink_to(KEPT_LINES);
@@ -142,7 +142,7 @@ impl Lines {
 /// The lines that wait.
 #[derive(Default)]
 struct Waiting {
-    all: Lines,
+    queued: QueuedLines,
     bytes: usize,
     /// Whether the lines are written without waiting for more.
     is_urgent: bool,
@@ -204,7 +204,7 @@ impl LogQueue {
     pub(super) fn push(&self, line: Line) -> Option<Line> {
         let (is_access, size, urgency) = (line.is_access(), line.size(), line.urgency());
         let mut line = Some(line);
-        let add = |waiting: &mut Waiting| waiting.all.lines.extend(line.take());
+        let add = |waiting: &mut Waiting| waiting.queued.lines.extend(line.take());
         let is_open = self.admit(is_access, size, urgency, add);
         line.filter(|_| !is_open)
     }
@@ -213,8 +213,8 @@ impl LogQueue {
     pub(super) fn push_access(&self, record: &AccessRecord<'_>) -> bool {
         let size = record.text_length().saturating_add(size_of::<Line>());
         self.admit(true, size, Urgency::Batched, |waiting| {
-            let copy = AccessCopy::of(record, &mut waiting.all.texts);
-            waiting.all.lines.push(Line::Access(copy));
+            let copy = AccessCopy::of(record, &mut waiting.queued.texts);
+            waiting.queued.lines.push(Line::Access(copy));
         })
     }
 
@@ -282,10 +282,10 @@ impl LogQueue {
     }
 
     /// Waits for lines and takes all of them; `None` when the queue is closed and empty.
-    fn take(&self, mut empty: Lines) -> Option<Lines> {
+    fn take(&self, mut empty: QueuedLines) -> Option<QueuedLines> {
         empty.clear();
         let mut waiting = self.waiting.lock();
-        while waiting.all.lines.is_empty() {
+        while waiting.queued.lines.is_empty() {
             if waiting.is_closed {
                 return None;
             }
@@ -296,11 +296,11 @@ impl LogQueue {
             .wait_while_for(&mut waiting, is_calm, GATHER_TIME);
         waiting.is_urgent = false;
         waiting.bytes = 0;
-        Some(std::mem::replace(&mut waiting.all, empty))
+        Some(std::mem::replace(&mut waiting.queued, empty))
     }
 
     fn run(&self, mut destination: Box<dyn Write + Send>) {
-        let mut taken = Lines::default();
+        let mut taken = QueuedLines::default();
         while let Some(next) = self.take(taken) {
             taken = next;
             let mut counts = LineCounts::default();
@@ -344,7 +344,7 @@ impl LogQueue {
     /// Reports dropped lines once no others wait.
     fn report_dropped(&self) {
         let mut waiting = self.waiting.lock();
-        if !waiting.all.lines.is_empty() || waiting.dropped.is_zero() {
+        if !waiting.queued.lines.is_empty() || waiting.dropped.is_zero() {
             return;
         }
         let dropped = std::mem::take(&mut waiting.dropped);

@@ -356,6 +356,28 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     );
 }
 
+/// Makes an image that is based on another one.
+fn create_over(libvirtd: &PrivateLibvirtd, base: &str, image: &str) {
+    let options = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"];
+    libvirtd.run("qemu-img", &[&options[..], &[base, image]].concat());
+}
+
+#[apply(test)]
+async fn an_image_beside_the_file_that_a_link_leads_to_is_not_destroyed() {
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
+    let adapter: &dyn Adapter = adapter.as_ref();
+    std::fs::create_dir(libvirtd.image("real")).unwrap();
+    let (link, real) = (libvirtd.image(BOTH[0]), libvirtd.image("real/a.qcow2"));
+    std::fs::rename(&link, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let backup = made(adapter, &web02, "base", 1).await;
+    let to = restore(&backup, &web02, "");
+    assert_eq!(run(adapter, &to, 2).await, Ok(()), "a link is no obstacle");
+    create_over(&libvirtd, real.to_str().unwrap(), "real/over");
+    refused(adapter, &to, 3, FaultKind::Conflict, &["over", "disk vda"]).await;
+}
+
 #[apply(test)]
 async fn volumes_whose_files_are_gone_keep_no_restore_from_being_made() {
     let libvirtd = PrivateLibvirtd::start();
@@ -375,18 +397,7 @@ async fn volumes_whose_files_are_gone_keep_no_restore_from_being_made() {
     let to = restore(&backup, &web02, "");
     assert_eq!(run(adapter, &to, 2).await, Ok(()), "neither is an image");
     // A volume of the pool that is based on a disk is found by libvirt too.
-    let over = [
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-b",
-        "web02a.qcow2",
-        "-F",
-        "qcow2",
-        "over",
-    ];
-    libvirtd.run("qemu-img", &over);
+    create_over(&libvirtd, "web02a.qcow2", "over");
     libvirtd.virsh(&["pool-refresh", "images"]);
     refused(adapter, &to, 3, FaultKind::Conflict, &["over", "disk vda"]).await;
     libvirtd.virsh(&["pool-destroy", "images"]);
@@ -403,18 +414,7 @@ async fn disks_of_others_are_not_changed_under_them() {
     std::fs::create_dir(libvirtd.image("clones")).unwrap();
     let base = libvirtd.image("web02a.qcow2");
     let base = base.to_str().unwrap();
-    let over = [
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-b",
-        base,
-        "-F",
-        "qcow2",
-        "clones/c.qcow2",
-    ];
-    libvirtd.run("qemu-img", &over);
+    create_over(&libvirtd, base, "clones/c.qcow2");
     let clone = libvirtd.image("clones/c.qcow2");
     libvirtd.define_like_web02("clone", |xml| {
         xml.replace(
